@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -193,6 +194,8 @@ def test_the_background_map_is_the_only_foreign_source(tmp_path):
     ("headers", "status"),
     [
         ({"host": "evil.example"}, 421),
+        ({"host": "[::1"}, 421),
+        ({"origin": "http://[::1"}, 403),
         ({"host": "evil.example:8080"}, 421),
         ({"host": "localhost:9"}, 201),
         ({"origin": "http://evil.example"}, 403),
@@ -213,6 +216,21 @@ def test_hosts_of_a_server_behind_a_proxy(tmp_path):
     )
     for host, status in (("maps.example.org", 200), ("other.example.org", 421)):
         assert server.client("ada").get("/api/me", headers={"host": host}).status_code == status
+    server.service.close()
+
+
+def test_hosts_of_a_server_that_was_told_none(tmp_path):
+    server = LocalServer(tmp_path, ("ada",), host="0.0.0.0", limits=LIMITS)
+    for host, status in (
+        ("192.0.2.7:8080", 200),
+        ("[2001:db8::7]", 200),
+        (socket.gethostname(), 200),
+        ("other.example.org", 421),
+        ("[::1", 421),
+    ):
+        answer = server.client("ada").get("/api/me", headers={"host": host})
+        assert answer.status_code == status, host
+        assert answer.headers["content-security-policy"]
     server.service.close()
 
 

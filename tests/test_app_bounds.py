@@ -24,7 +24,7 @@ from cubes import make_cube
 from panoseg.app import confined as confined_module
 from panoseg.app import layers as season_module
 from panoseg.app.client import Client
-from panoseg.app.confined import Bounds, run_confined
+from panoseg.app.confined import Bounds, Slots, run_confined
 from panoseg.app.corrections import TrainingOptions, change_crop, read_corrections, split_parcel
 from panoseg.app.layers import check_season
 from panoseg.app.limits import ConcurrencyLimit
@@ -83,13 +83,38 @@ def test_so_many_at_a_time_of_a_user_and_of_all():
 
 
 def test_a_reader_waits_for_its_turn_and_not_for_ever():
-    taken = Bounds("Reading the upload", 4, 1, threading.Semaphore(0))
+    taken = Bounds("Reading the upload", 4, 1, Slots(0))
     with pytest.raises(BusyError, match="The server is busy"):
         run_confined(taken, max, 1, 2)
-    short = Bounds("Reading the outline", 4, 1, threading.Semaphore(1))
+    short = Bounds("Reading the outline", 4, 1, Slots(1))
     with pytest.raises(AppError, match="Reading the outline failed, or took more than 1 s"):
         run_confined(short, time.sleep, 30)
     assert run_confined(Bounds("", 4, 30, short.slots), max, 1, 2) == 2, "the turn was given back"
+
+
+def test_users_take_turns_so_that_one_delays_no_other():
+    slots, order, hold = Slots(2), [], threading.Event()
+
+    def work(user, name, wait=False):
+        with slots.turn(user, 30):
+            order.append(name)
+            if wait:
+                hold.wait(30)
+
+    ada = [threading.Thread(target=work, args=("ada", f"ada {n}", True)) for n in range(8)]
+    for thread in ada:
+        thread.start()
+    while not order:
+        time.sleep(0.01)
+    work("bob", "bob's square")  # though seven of ada's have waited longer
+    assert [name[:3] for name in order] == ["ada", "bob"]
+    with pytest.raises(BusyError), slots.turn("ada", 0.01):
+        pass
+    hold.set()
+    for thread in ada:
+        thread.join(30)
+    assert len(order) == 9
+    assert [slots._running.total(), slots._waiting] == [0, []]
 
 
 def test_readers_run_where_the_system_bounds_no_resources(monkeypatch):
@@ -249,7 +274,7 @@ def test_the_stage_bounds_what_strangers_give_and_tells_the_rest(made, tmp_path,
     monkeypatch.setattr(
         confined_module,
         "REGISTER",
-        Bounds("Comparing with the official parcels", 8, 0, threading.Semaphore(1)),
+        Bounds("Comparing with the official parcels", 8, 0, Slots(1)),
     )
     refine.run(job)
     assert "Comparing with the official parcels failed, or took more than 0 s" in job.problems[0]
@@ -358,6 +383,9 @@ def test_lines_that_would_take_all_memory_are_refused(finished):
     ]
     for line in (around, crossing):
         with pytest.raises(ParcelsError, match="crosses itself or is too long"):
+            split_parcel(result, "1", line)
+    for line in (crossing[:1] * 2, [(longitude, latitude), (longitude, latitude + 1e-14)]):
+        with pytest.raises(ParcelsError, match=r"different points|does not split"):
             split_parcel(result, "1", line)
     assert len(split_parcel(result, "1", crossing[:2]).parcels) == 2
 

@@ -172,3 +172,22 @@ def test_a_killed_simulation_takes_its_processes_with_it(tmp_path):
         assert (
             tmp_path / "data" / path.relative_to(tmp_path / "whole")
         ).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_command_that_is_told_to_end_lets_go_and_says_how_to_go_on(tmp_path):
+    command = ("simulate", tmp_path / "data", "--size", 16, "--patches", 60, "--workers", 1)
+    words = [sys.executable, "-m", "panoseg", *map(str, command)]
+    started = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    wait_until(
+        lambda: list((tmp_path / "data" / "DATA_S2").glob("S2_*")),
+        lambda: signs_of_process(started.pid),
+        0.02,
+    )
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate()
+    assert started.returncode == 143, said
+    assert said.splitlines()[-1] == "panoseg simulate: stopped; the same command continues"
+    assert "Traceback" not in said
+    assert not [name for name in files(tmp_path / "data") if ".part" in name]
+    assert start(*command).wait() == 0

@@ -9,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -24,6 +26,61 @@ _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
 
+class Slots:
+    """Turns of users: how many functions run at the same time, and how many of them of one user.
+
+    One user has all slots but one at most. Of those that wait, the users whose last turn is longest
+    ago come first, each with what was asked first.
+
+    Args:
+        count: How many run at the same time.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count, self._most = count, max(1, count - 1)
+        self._changed = threading.Condition()
+        self._running: Counter[str] = Counter()
+        self._waiting: list[str] = []
+        self._turns = 0
+        self._last_turn: dict[str, int] = {}
+
+    @contextmanager
+    def turn(self, user: str, seconds: float) -> Iterator[None]:
+        """Wait for a turn of a user, and hold it for the block.
+
+        Args:
+            user: Name of the user; empty where nobody in particular asks.
+            seconds: How long to wait.
+
+        Raises:
+            BusyError: There was none for so long.
+        """
+        with self._changed:
+            self._waiting.append(user)
+            try:
+                if not self._changed.wait_for(lambda: self._next() == user, seconds):
+                    raise BusyError("The server is busy; try again in a minute.")
+                self._turns += 1
+                self._last_turn[user] = self._turns
+                self._running[user] += 1
+            finally:
+                self._waiting.remove(user)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running[user] -= 1
+                self._changed.notify_all()
+
+    def _next(self) -> str | None:
+        """Return the user whose turn it is, if there is a slot."""
+        if self._running.total() >= self._count:
+            return None
+        free = [user for user in self._waiting if not user or self._running[user] < self._most]
+        return min(free, key=lambda user: self._last_turn.get(user, 0), default=None)
+
+
 @dataclass(frozen=True, eq=False)
 class Bounds:
     """Resources that a function may use."""
@@ -34,16 +91,22 @@ class Bounds:
     """Address space of the process in GiB."""
     seconds: int
     """Seconds, of the clock and of the processor."""
-    slots: threading.Semaphore
-    """Held while the function runs; bounds how many run at the same time for all users."""
+    slots: Slots
+    """A turn is held while the function runs."""
+    user: str = ""
+    """Whose turn it is."""
+
+    def of(self, user: str) -> Bounds:
+        """Return the same bounds for a function that a user asks for."""
+        return replace(self, user=user)
 
 
-UPLOAD = Bounds("Reading the upload", 4, 120, threading.Semaphore(2))
-OUTLINE = Bounds("Reading the outline", 2, 20, threading.Semaphore(2))
+UPLOAD = Bounds("Reading the upload", 4, 120, Slots(2))
+OUTLINE = Bounds("Reading the outline", 2, 20, Slots(2))
 """Somebody waits while an outline is read, and drawn outlines are small."""
-SEASON = Bounds("Reading the season", 8, 1800, threading.Semaphore(1))
-REGISTER = Bounds("Comparing with the official parcels", 8, 1800, threading.Semaphore(1))
-EXPORT = Bounds("Making the training data", 8, 900, threading.Semaphore(2))
+SEASON = Bounds("Reading the season", 8, 1800, Slots(1))
+REGISTER = Bounds("Comparing with the official parcels", 8, 1800, Slots(1))
+EXPORT = Bounds("Making the training data", 8, 900, Slots(2))
 _PRELOADED = (
     "panoseg.app.upload_content",
     "panoseg.app.confined",
@@ -97,12 +160,8 @@ def run_confined(
         BusyError: Others occupied all slots for ``bounds.seconds``.
     """
     preload()
-    if not bounds.slots.acquire(timeout=bounds.seconds):
-        raise BusyError("The server is busy; try again in a minute.")
-    try:
+    with bounds.slots.turn(bounds.user, bounds.seconds):
         answer = _answer_of(bounds, function, arguments, options)
-    finally:
-        bounds.slots.release()
     if answer is None:
         raise AppError(
             f"{bounds.task} failed, or took more than {bounds.seconds} s or {bounds.gib} GiB of"

@@ -175,9 +175,9 @@ def split_parcel(result: ResultMap, parcel: str, line: list[tuple[float, float]]
         NotFoundError: The map has no such parcel.
         ParcelsError: The line is not valid, or does not split the parcel.
     """
-    if len(line) < 2 or not np.isfinite(line).all() or np.abs(line).max() > 180:
+    if len(set(map(tuple, line))) < 2 or not np.isfinite(line).all() or np.abs(line).max() > 180:
         raise ParcelsError(
-            "The line has fewer than two valid points; draw one that crosses the parcel."
+            "The line has fewer than two different points; draw one that crosses the parcel."
         )
     drawn = shapely.LineString(line)
     if drawn.length > _MAX_LINE_DEGREES or not drawn.is_simple:

@@ -131,7 +131,7 @@ class RequestInputs:
                 path = Path(folder) / _OUTLINE
                 path.write_text(json.dumps(source.outline), encoding="utf-8")
             try:
-                return run_confined(OUTLINE, read_area, path)
+                return run_confined(OUTLINE.of(user), read_area, path)
             except AreaError as error:
                 message = str(error).replace(str(path), "the outline")
                 raise AppError(message[:1].upper() + message[1:]) from error

@@ -8,9 +8,12 @@ Security Policy level 3.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
+import socket
 import time
+from functools import cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -87,10 +90,13 @@ class Guard:
         """Return the status and the message of a request that is refused, else None."""
         host = headers.get("host", "")
         if not self._known_host(host):
-            return 421, f"This server is not {host[:80]!r}; open it by its own address."
+            return 421, (
+                f"This server is not {host[:80]!r}; open it by its own address, or start it with"
+                " --public-host and this name."
+            )
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
-        foreign = origin is not None and urlsplit(origin).netloc != host
+        foreign = origin is not None and _place_of(origin)[0] != host
         if changes and (foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site")):
             return 403, "Requests from pages of other sites are refused; use this server's pages."
         length = headers.get("content-length", "0")
@@ -106,16 +112,36 @@ class Guard:
     def _known_host(self, host: str) -> bool:
         """Return whether a request is meant for this server (DNS rebinding protection).
 
-        If users sign in and no ``public_host`` was given, any host is accepted: a page under a
-        foreign name has no cookie of this server.
+        If users sign in and no ``public_host`` was given, the name and every address of this
+        machine are accepted, too: a page of another site cannot choose an address as its name.
         """
-        name = (urlsplit(f"//{host}").hostname or "") if host.isascii() else ""
+        name = _place_of(f"//{host}")[1] if host.isascii() else ""
         names = (*_LOCAL_HOSTS, self.settings.host, *self.settings.public_host)
-        return (
-            name in names
-            or is_loopback(name)
-            or (self.settings.tokens is not None and not self.settings.public_host)
-        )
+        if name in names or is_loopback(name):
+            return True
+        by_users = self.settings.tokens is not None and not self.settings.public_host
+        return by_users and (_is_address(name) or name in _names_of_this_machine())
+
+
+def _place_of(url: str) -> tuple[str, str]:
+    """Return host with port, and host, of a URL that may be anything; empty where it has none."""
+    try:
+        parts = urlsplit(url)
+        return parts.netloc, parts.hostname or ""
+    except ValueError:  # such as "[::1" without its end
+        return "", ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
+@cache
+def _names_of_this_machine() -> tuple[str, ...]:
+    return socket.gethostname().lower(), socket.getfqdn().lower()
 
 
 class _Exchange:

@@ -230,7 +230,7 @@ class Service:
 
         folder = self.folder(user, id)
         with self._exports.slot(user):
-            return run_confined(EXPORT, training_data, folder, options)
+            return run_confined(EXPORT.of(user), training_data, folder, options)
 
     def cube(self, user: str, id: str) -> Path:
         """Return the path of the season of a job of the user."""

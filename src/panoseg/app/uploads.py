@@ -165,7 +165,7 @@ class Uploads:
             suffix = suffix_of(upload.path)
             # Readers choose the format by the suffix.
             upload.path = upload.path.replace(upload.path.with_suffix(suffix))
-            kind, summary = run_confined(UPLOAD, inspect, upload.path)
+            kind, summary = run_confined(UPLOAD.of(owner), inspect, upload.path)
         with self.database.writing() as session:
             take_lock(session, _UPLOAD_LOCKS + user_lock_key(owner))
             # Checked again: other uploads of the user may have been stored in the meantime.
@@ -200,7 +200,7 @@ class Uploads:
         with self._checking.slot(owner):
             if not path.is_file():
                 raise NotFoundError("The uploaded file is gone; upload it again.")
-            summary = run_confined(UPLOAD, inspect_season, path, options)
+            summary = run_confined(UPLOAD.of(owner), inspect_season, path, options)
         with self.database.writing() as session:
             row = _row(session.get(UploadRow, id), owner, id)
             row.summary = summary

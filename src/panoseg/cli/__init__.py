@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 
 from panoseg import __version__
 from panoseg.cli.output import holding
-from panoseg.cli.terminal import VERBOSE, is_closed_pipe, prepare, system_limit, without_verbose
+from panoseg.cli.terminal import (
+    VERBOSE,
+    Terminated,
+    end_as_interrupted,
+    is_closed_pipe,
+    prepare,
+    system_limit,
+    without_verbose,
+)
 from panoseg.errors import ConfigError, PanosegError
 
 
@@ -30,32 +38,46 @@ class Command(NamedTuple):
     """One line for ``panoseg --help``."""
     parses_arguments: bool = False
     """Whether the function takes the list of arguments instead of typed options."""
+    goes_on: str = "nothing was left half written; run it again"
+    """How to go on after the command was stopped."""
 
 
+_CONTINUES = "the same command continues"
+_RESUMES = "panoseg train --resume RUN continues"
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "maps:demo", "simulate a season, map it, compare with the truth, write report.html"
     ),
     "simulate": Command(
-        "data:simulate", "write simulated seasons as a dataset or a cube, or simulated photographs"
+        "data:simulate",
+        "write simulated seasons as a dataset or a cube, or simulated photographs",
+        goes_on=_CONTINUES,
     ),
     "dataset": Command(
-        "data:dataset", "make training data from a register of parcels and cubes of its land"
+        "data:dataset",
+        "make training data from a register of parcels and cubes of its land",
+        goes_on=_CONTINUES,
     ),
     "describe": Command(
         "data:describe", "summarise a dataset: classes, dates, parcels; with figures"
     ),
     "experiments": Command("training:experiments", "list every named experiment"),
-    "train": Command("training:train", "train an experiment, or resume a run", True),
+    "train": Command("training:train", "train an experiment, or resume a run", True, _RESUMES),
     "test": Command("training:score", "score a run, or published weights, on the test fold"),
     "weights": Command("weights:weights", "import published weights to safetensors + json", True),
     "show": Command(
         "weights:show",
         "draw image, truth and prediction of a patch side by side, or the attention over dates",
     ),
-    "cube": Command("data:cube", "fetch the season of an area from a catalogue: a Zarr store"),
+    "cube": Command(
+        "data:cube", "fetch the season of an area from a catalogue: a Zarr store", False, _CONTINUES
+    ),
     "inspect": Command("maps:inspect", "say how a season is understood, before it is mapped"),
-    "map": Command("maps:map_season", "map a cube: parcels with classes, rasters and a report"),
+    "map": Command(
+        "maps:map_season",
+        "map a cube: parcels with classes, rasters and a report",
+        goes_on=_CONTINUES,
+    ),
     "photo": Command(
         "photo:photo",
         "segment photographs: panoptic PNG files, overlays with names, a table of segments",
@@ -64,8 +86,12 @@ COMMANDS: dict[str, Command] = {
         "maps:refine", "one class for each parcel of a map: hard by area, soft by probability"
     ),
     "compare": Command("maps:compare", "score a file of parcels against a file of true parcels"),
-    "app": Command("app:app", "the web application: draw a place, get its parcels", True),
-    "job": Command("app:job", "jobs of a web application: submit, watch, fetch", True),
+    "app": Command(
+        "app:app", "the web application: draw a place, get its parcels", True, "start it again"
+    ),
+    "job": Command(
+        "app:job", "jobs of a web application: submit, watch, fetch", True, "run it again"
+    ),
     "coco": Command(
         "coco:coco", "score, merge and convert COCO panoptic files; write a dataset as shards", True
     ),
@@ -91,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 on success, 2 for an error that the printed message explains, 130 when
-        interrupted.
+        interrupted, 143 when ended by SIGTERM.
     """
     arguments = without_verbose(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -118,9 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PanosegError as error:
         print(f"panoseg {name}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"panoseg {name}: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"panoseg {name}: stopped; {COMMANDS[name].goes_on}", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
     except (OSError, RuntimeError, MemoryError) as error:
         reason = system_limit(error, name)
         if reason is None:
@@ -198,6 +224,7 @@ def _columns(rows: Mapping[str, str]) -> str:
 def script() -> None:
     """Entry point of the installed command."""
     prepare(verbose=any(word in VERBOSE for word in sys.argv[1:]))
+    end_as_interrupted()
     try:
         code = main()
         sys.stdout.flush()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 
@@ -49,6 +51,26 @@ def prepare(verbose: bool) -> None:
     elif not sys.warnoptions:
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was received; everything lets go as at Ctrl-C."""
+
+
+def end_as_interrupted() -> None:
+    """Make SIGTERM end this process like Ctrl-C; its child processes keep the default."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=_end_at_once)
+
+
+def _end_at_once() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def say(line: str) -> None:

@@ -34,6 +34,8 @@ from panoseg.text_files import read_json
 
 NUMBERS, CARD = "model.safetensors", "card.json"
 _SHOWN = 5
+_LARGEST_CARD = 4 * 1024**2
+"""Bytes; a card has a few thousand."""
 
 
 @dataclass(frozen=True)
@@ -462,7 +464,7 @@ def _numbers_path(path: Path | str) -> Path:
 
 def _read_card(path: Path) -> WeightsCard:
     try:
-        return WeightsCard.from_json(read_json(path))
+        return WeightsCard.from_json(read_json(path, _LARGEST_CARD))
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     except KeyError as error:
