@@ -248,3 +248,13 @@ def test_what_never_ends_is_not_read(tmp_path):
         for read in (read_json, read_log, read_options):
             with pytest.raises((ValueError, PanosegError), match="no regular file"):
                 read(endless)
+
+
+def test_a_message_is_one_short_line_for_any_value():
+    code = str(PanosegError(f"The code {'9' * 5000} is not known.\nCorrect it."))
+    assert code == f"The code {'9' * 79}… is not known. Correct it."
+    name = str(PanosegError(f"The class '{'a b ' * 900}' of PASTIS's table is not 'c d'."))
+    assert name == f"The class '{('a b ' * 20)[:79]}…' of PASTIS's table is not 'c d'."
+    path = f"/data/{'x' * 200}/season.nc is damaged."
+    assert str(PanosegError(path)) == path
+    assert len(str(PanosegError("a b " * 10**6))) == 2000

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
@@ -583,6 +585,18 @@ def test_no_data_that_is_the_background_is_background(tmp_path):
     path = write(tmp_path / "a.tif", np.array([[0, 3]], np.uint8), nodata=0)
     assert read_class_raster(path).classes_HW.tolist() == [[0, 3]]
     assert read_class_raster(path, background=3).classes_HW.tolist() == [[255, 3]]
+
+
+def test_a_raster_that_stands_for_another_is_not_opened(tmp_path):
+    classes_HW = np.array([[0, 3]], np.uint8)
+    write(tmp_path / "a.tif", classes_HW)
+    virtual = tmp_path / "b.tif"
+    with rasterio.open(tmp_path / "a.tif") as source, WarpedVRT(source) as warped:
+        rasterio.shutil.copy(warped, virtual, driver="VRT")
+    with pytest.raises(RasterError, match=r"only refers to other files.*--allow-virtual"):
+        read_class_raster(virtual)
+    found = read_class_raster(virtual, allow_virtual=True)
+    np.testing.assert_array_equal(found.classes_HW, classes_HW)
 
 
 def test_probabilities_on_disk(tmp_path):

@@ -6,8 +6,36 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from typing import Literal, Self
+
+LONGEST_VALUE = 80
+"""Characters of a value in a message."""
+_LONGEST_NAME = 255
+"""Characters of a part of a path; no system has longer ones."""
+_LONGEST_LINE = 2000
+_WORD = re.compile(rf"[^\s/\\]{{{LONGEST_VALUE + 1},}}")
+_QUOTED = re.compile(
+    rf"(?<![^\s(\[])('[^'/\\]{{{LONGEST_VALUE + 1},}}'|\"[^\"/\\]{{{LONGEST_VALUE + 1},}}\")"
+)
+
+
+def _cut(line: str) -> str:
+    """Cut what a file or a command line can make as long as it likes.
+
+    >>> len(_cut("The code " + "9" * 5000 + " is not known."))
+    103
+    """
+
+    def cut_word(found: re.Match[str]) -> str:
+        around = line[found.start() - 1 : found.start()] + line[found.end() : found.end() + 1]
+        most = _LONGEST_NAME if set(around) & {"/", "\\"} else LONGEST_VALUE
+        return found[0] if len(found[0]) <= most else f"{found[0][: most - 1]}…"
+
+    line = _QUOTED.sub(lambda found: f"{found[0][:LONGEST_VALUE]}…{found[0][-1]}", line)
+    line = _WORD.sub(cut_word, line)
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…"
 
 
 class PanosegError(Exception):
@@ -20,8 +48,9 @@ class PanosegError(Exception):
 
     def __init__(self, message: str) -> None:
         self.message = message
+        line = _cut(" ".join(message[: 100 * _LONGEST_LINE].split()))
         # Names of files need not be valid text.
-        super().__init__(" ".join(message.split()).encode("utf-8", "backslashreplace").decode())
+        super().__init__(line.encode("utf-8", "backslashreplace").decode())
 
     def with_text(self, old: str, new: str) -> Self:
         """Return the same error with ``old`` replaced by ``new`` in its text."""

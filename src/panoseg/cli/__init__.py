@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         print(
-            f"panoseg: no command {name!r}. The commands are {', '.join(COMMANDS)};"
+            f"panoseg: no command {name[:80]!r}. The commands are {', '.join(COMMANDS)};"
             " see panoseg --help.",
             file=sys.stderr,
         )

@@ -18,7 +18,7 @@ FORMATS = (
     "GeoPackage, GeoParquet, GeoJSON, a Shapefile, FlatGeobuf, FileGDB, GML, KML, WKT, or a zip"
     " archive of one"
 )
-_VIRTUAL = re.compile(rb"<(OGR|GDAL|VRT)\w+|gdal_streamed_alg")
+VIRTUAL = re.compile(rb"<(OGR|GDAL|VRT)\w+|gdal_streamed_alg")
 """GDAL's small files that refer to other files, even on other machines."""
 _HEAD_BYTES = 65_536
 _MARKS: tuple[tuple[bytes, str], ...] = (
@@ -63,7 +63,7 @@ def form_of(file: Path, path: Path, options: VectorOptions) -> str:
         )
     with file.open("rb") as opened:
         head = opened.read(_HEAD_BYTES)
-    if _VIRTUAL.search(head):
+    if VIRTUAL.search(head):
         if not options.allow_virtual:
             raise ParcelsError(
                 f"{path} only refers to other files. Pass the file that holds the parcels, or"

@@ -16,11 +16,15 @@ import rasterio
 from matplotlib.colors import to_hex
 from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import RasterError
+from panoseg.imagery.remote import DRIVERS
+from panoseg.imagery.vector_forms import VIRTUAL
 from panoseg.maps.rasters import NO_CONFIDENCE, NO_DATA_CLASS, TABLE_TAG
+from panoseg.text_files import reason_of
 
 _MAX_PIXELS = 150_000_000
 """A Sentinel-2 scene has 120 million pixels of 10 m; refining it takes about 2 GB of memory."""
@@ -113,7 +117,9 @@ def _check_probabilities(band_HW: np.ndarray, number: int) -> None:
         )
 
 
-def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
+def read_class_raster(
+    path: Path | str, background: int = 0, *, allow_virtual: bool = False
+) -> ClassRaster:
     """Read a raster of classes, or of class probabilities.
 
     Names and colours of classes come from the file where it has them. Pixels with the file's
@@ -124,6 +130,7 @@ def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
         path: A GeoTIFF: one band of class ids (integers, 0-254), or K bands of probabilities, the
             first of class 0.
         background: Number of the background class.
+        allow_virtual: Also read GDAL's other formats, which may refer to any other file.
 
     Raises:
         RasterError: If the file cannot be read or used.
@@ -136,13 +143,33 @@ def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as source:
-                return _read(source, path, background)
+            with _opened(path, allow_virtual) as source:
+                return _read(source, path, background, allow_virtual)
     except (RasterioError, MemoryError) as error:
-        raise RasterError(f"{path} cannot be read as a GeoTIFF ({error}).") from error
+        if not allow_virtual and _is_virtual(path):
+            raise RasterError(
+                f"{path} only refers to other files. Pass the GeoTIFF that holds the classes, or"
+                " --allow-virtual if you trust it."
+            ) from error
+        raise RasterError(
+            f"{path} cannot be read as a GeoTIFF ({reason_of(error)}). Write it as GeoTIFF."
+        ) from error
 
 
-def _read(source: rasterio.DatasetReader, path: Path, background: int) -> ClassRaster:
+def _is_virtual(path: Path) -> bool:
+    with path.open("rb") as file:
+        return bool(VIRTUAL.search(file.read(4096)))
+
+
+def _opened(path: Path, allow_virtual: bool = False) -> DatasetReader:
+    """Open a raster of a format that holds its own data, or of any format of GDAL."""
+    with rasterio.Env():
+        return DatasetReader(str(path), driver=None if allow_virtual else DRIVERS, sharing=False)
+
+
+def _read(
+    source: rasterio.DatasetReader, path: Path, background: int, allow_virtual: bool
+) -> ClassRaster:
     if source.crs is None:
         raise RasterError(
             f"{path} has no coordinate system. Assign one, e.g. with gdal_edit -a_srs."
@@ -160,7 +187,9 @@ def _read(source: rasterio.DatasetReader, path: Path, background: int) -> ClassR
     if source.count > 1:
         names = {number: name for number, name in enumerate(source.descriptions) if name}
         table = _table(range(source.count), names, {}, path.name, background)
-        return ClassRaster.from_probabilities(_FileBands(path), GeoBox.from_rio(source), table)
+        return ClassRaster.from_probabilities(
+            _FileBands(path, allow_virtual), GeoBox.from_rio(source), table
+        )
     if not np.issubdtype(np.dtype(source.dtypes[0]), np.integer):
         raise RasterError(
             f"{path} has one band of {source.dtypes[0]}. Pass a raster of classes (one band of"
@@ -236,7 +265,7 @@ def read_confidence(path: Path, raster: ClassRaster, background: int = 0) -> Cla
         RasterError: If the file cannot be read or has another shape.
     """
     try:
-        with rasterio.open(path) as source:
+        with _opened(path) as source:
             if source.shape != raster.classes_HW.shape or source.count != 1:
                 raise RasterError(
                     f"{path} does not have the same pixels as classes.tif. Make the map again."
@@ -277,9 +306,11 @@ class _FileBands:
 
     path: Path
     """The file."""
+    allow_virtual: bool
+    """Whether it may refer to other files."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        with rasterio.open(self.path) as source:
+        with _opened(self.path, self.allow_virtual) as source:
             # True where all bands have the no-data value.
             missing_HW = ~source.dataset_mask().astype(bool)
             for number, (scale, offset) in enumerate(

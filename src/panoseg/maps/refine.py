@@ -98,7 +98,11 @@ def refine_file(
         if options.rule == "soft" and (source / "confidence.tif").exists():
             raster = read_confidence(source / "confidence.tif", raster, options.background)
     else:
-        raster = read_class_raster(source, options.background)
+        raster = read_class_raster(
+            source,
+            options.background,
+            allow_virtual=reading is not None and reading.allow_virtual,
+        )
     given = None if parcels is None else read_parcels(parcels, options=reading)
     refined = refine(raster, given, options)
     refined = replace(refined, notes=left_out_notes(given) + refined.notes)

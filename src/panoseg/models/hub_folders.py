@@ -10,7 +10,6 @@ Nothing is unpickled, no code of a folder is run, and nothing is fetched.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from panoseg.models.hub_networks import (
 )
 from panoseg.models.label_sets import table_of_labels
 from panoseg.models.network import allowed, counting_parameters
+from panoseg.text_files import read_json
 
 NUMBERS, OPTIONS = "model.safetensors", "config.json"
 _INDEX = f"{NUMBERS}.index.json"
@@ -152,12 +152,10 @@ def load_hub_network(folder: HubFolder) -> HubNetwork:
 
 def _read(path: Path, largest: int = _LARGEST) -> dict[str, Any]:
     try:
-        if path.stat().st_size > largest:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, largest)
     except OSError as error:
         raise _wrong(path, error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _wrong(path, f"is not JSON ({error})") from error
     if not isinstance(values, dict):
         raise _wrong(path, "is not a table of options")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
@@ -11,6 +10,7 @@ import tyro
 
 from panoseg.models.configs.base import NetworkConfig, expect, expect_one_of, expect_share
 from panoseg.models.configs.photograph import IGNORED
+from panoseg.text_files import json_of
 
 FamilyName = Literal["mask2former", "maskformer", "oneformer", "detr", "eomt", "eomt_dinov3"]
 
@@ -200,8 +200,8 @@ def read_options(name: str, text: str) -> dict[str, Any]:
         ConfigError: It is not such a table.
     """
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = json_of(text)
+    except ValueError as error:
         expect(False, f"{name} is not JSON ({error}).")
     expect(isinstance(values, dict), f"{name} must be a table.")
     _check_sizes(name, values)
