@@ -32,12 +32,13 @@ TINY = {
     "coco_pairs.py": "--pairs 2",
     "dataset.py": "--size 64 --dates 2 --parcels 40 --patch 16",
     "gpu.py": "",
+    "hub_networks.py": "rules --scenes 2",
     "large_area.py": "--size 64",
     "loader.py": "--patches 2 --batch-size 1 --workers 0 --epochs 1",
     "mapping.py": "--size 48 --dates 3",
     "metrics.py": "--coco-pairs 2 --map-size 256 --repeats 1",
     "models.py": "--models utae --size 16 --dates 2 --threads 1",
-    "photo.py": "a.jpg --repeats 1 --threads 1 --sizes 'as it is'",
+    "photo.py": "a.jpg --repeats 1 --threads 1 --sizes 'as it is' --no-hub",
     "photographs.py": (
         "simulated out --photographs 5 --unseen 2 --size 64 --epochs 1 --figures 1 --threads 1"
     ),

@@ -118,7 +118,11 @@ def test_merging_is_the_published_rule_to_the_pixel(monkeypatch):
         probability, score, class_ = simulated_queries(generator)
         class_[class_ == 0] = -1
         rule = QueryThresholds() if number % 2 else QueryThresholds(0.5, 0.6, 0.5)
-        monkeypatch.setattr("panoseg.panoptic.merge_queries._CHUNK", (1, 600, 2**24)[number % 3])
+        size = (1, 600, 2**24)[number % 3]
+        monkeypatch.setattr("panoseg.panoptic.merge_queries._CHUNK", {"cpu": size, "other": size})
+        monkeypatch.setattr(
+            "panoseg.panoptic.merge_queries._is_cpu", lambda _, answer=number % 5 > 1: answer
+        )
         found = merged(probability, score, class_, rule)
         segment_HW, classes = restated(probability, score, class_, rule)
         assert found.same_up_to_ids(

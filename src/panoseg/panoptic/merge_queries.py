@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +23,8 @@ from panoseg.panoptic.merge import ThingsAndStuff
 
 NO_CLASS = -1
 """Class of a query that shows nothing."""
-_CHUNK = 2**24
-"""Probabilities that are in memory at a time, 64 MB."""
+_CHUNK = {"cpu": 2**21, "other": 2**24}
+"""Probabilities that are in memory at a time: 8 MB, which stay in the cache of a CPU, or 64 MB."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,24 @@ def merge_queries(
     """
     is_kept_Q = (class_Q != NO_CLASS) & (score_Q > thresholds.score)
     query_Q = torch.arange(len(class_Q), device=class_Q.device)
-    if class_Q.device.type == "cpu":
+    on_cpu = _is_cpu(class_Q)
+    if on_cpu:
         query_Q = query_Q[is_kept_Q]
     pixels = _Pixels(len(class_Q), size_HW, score_Q.device)
-    for query_C in _chunks(query_Q, max(1, _CHUNK // max(1, size_HW[0] * size_HW[1]))):
-        pixels.add(draw(query_C), query_C, score_Q, is_kept_Q, thresholds.mask)
+    chunk = _CHUNK["cpu" if on_cpu else "other"]
+    for query_C in _chunks(query_Q, max(1, chunk // max(1, size_HW[0] * size_HW[1]))):
+        is_kept_C = None if on_cpu else is_kept_Q[query_C]
+        pixels.add(draw(query_C), query_C, score_Q[query_C], is_kept_C, thresholds.mask)
     is_kept_Q = is_kept_Q & pixels.remains(1 - thresholds.overlap)
     slot_Q, score_Q = _joined_stuff(class_Q, score_Q, is_kept_Q, stuff_classes)
     number_Q = torch.where(is_kept_Q, slot_Q + 1, 0).to(torch.int32)
     number_Q = torch.cat([number_Q, number_Q.new_zeros(1)])  # of pixels that no query has won
     segment_HW = torch.where(pixels.inside_HW, number_Q[pixels.winner_HW], 0)
     return ThingsAndStuff(segment_HW[None], class_Q[None], score_Q[None])
+
+
+def _is_cpu(values: Tensor) -> bool:
+    return values.device.type == "cpu"
 
 
 def _chunks(query_Q: Tensor, size: int) -> Iterator[Tensor]:
@@ -96,19 +104,19 @@ class _Pixels:
         self,
         probability_CHW: Tensor,
         query_C: Tensor,
-        score_Q: Tensor,
-        is_kept_Q: Tensor,
+        score_C: Tensor,
+        is_kept_C: Tensor | None,
         threshold: float,
     ) -> None:
-        """Let some more queries win pixels."""
-        inside_CHW = probability_CHW >= threshold
-        self.area_Q[query_C] = inside_CHW.sum((1, 2))
-        value_CHW = probability_CHW * score_Q[query_C, None, None]
-        # Below every product, so that a query that is left out wins nothing.
-        value_CHW = value_CHW.masked_fill(~is_kept_Q[query_C, None, None], -2.0)
+        """Let some more queries win pixels; None: all of them are kept."""
+        self.area_Q[query_C] = _areas(probability_CHW >= threshold)
+        value_CHW = probability_CHW * score_C[:, None, None]
+        if is_kept_C is not None:
+            # Below every product, so that a query that is left out wins nothing.
+            value_CHW = value_CHW.masked_fill(~is_kept_C[:, None, None], -2.0)
         value_HW, place_HW = value_CHW.max(0)
         is_better_HW = value_HW > self.value_HW
-        inside_HW = inside_CHW.gather(0, place_HW[None])[0]
+        inside_HW = probability_CHW.gather(0, place_HW[None])[0] >= threshold
         self.value_HW = torch.maximum(self.value_HW, value_HW)
         self.winner_HW = torch.where(is_better_HW, query_C[place_HW], self.winner_HW)
         self.inside_HW = torch.where(is_better_HW, inside_HW, self.inside_HW)
@@ -123,6 +131,13 @@ class _Pixels:
         kind = torch.float32 if won_Q.device.type == "mps" else torch.float64
         ratio_Q = won_Q.to(kind) / self.area_Q.clamp(min=1).to(kind)
         return (self.area_Q > 0) & (ratio_Q >= share)
+
+
+def _areas(mask_CHW: Tensor) -> Tensor:
+    """Return the number of pixels of each mask: int64, C."""
+    if _is_cpu(mask_CHW):  # NumPy counts many times faster than torch
+        return torch.tensor([np.count_nonzero(mask_HW) for mask_HW in mask_CHW.numpy()])
+    return mask_CHW.sum((1, 2))
 
 
 def _joined_stuff(
