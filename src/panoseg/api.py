@@ -27,13 +27,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def load(source: Path | str | None = None, *, device: str = "auto", tta: int = 1) -> Model:
+def load(
+    source: Path | str | None = None,
+    *,
+    device: str = "auto",
+    tta: int = 1,
+    fold: int | None = None,
+) -> Model:
     """Load weights for prediction.
 
     Args:
-        source: A folder of weights, the folder of a run, or None for the weights in the package.
+        source: A folder of weights, the folder of a run, a name of ``panoseg weights list``,
+            ``zenodo:RECORD``, ``hf:OWNER/NAME`` or an https address, which are fetched once; or
+            None for the weights in the package.
         device: auto, cpu, cuda, cuda:1 or mps.
         tta: Number of test-time augmentations (flips and rotations), 1-8. Runtime grows linearly.
+        fold: Which weights to take of published ones of several folds; None takes the first.
 
     Returns:
         A model whose ``predict`` segments one season or one photograph.
@@ -42,9 +51,12 @@ def load(source: Path | str | None = None, *, device: str = "auto", tta: int = 1
         WeightsError: The weights are missing or cannot be read.
         ConfigError: The device is not available, or the network has no test-time augmentation.
     """
-    from panoseg.models.model import Model
+    from panoseg.models.model import Model, find_weights
+    from panoseg.training.transfer import only_weights
 
-    return Model.load(source, device=device, tta=tta)
+    found = find_weights(source)
+    weights = only_weights(found, fold)[0] if isinstance(found, Path) else None
+    return Model.load(weights or found, device=device, tta=tta)
 
 
 def map(
@@ -55,6 +67,7 @@ def map(
     truth: Path | str | None = None,
     declared_only: bool = False,
     workers: int = 1,
+    fold: int | None = None,
     **options: Any,  # noqa: ANN401
 ) -> MapResult:
     """Map a season: find the parcels and what grows on them.
@@ -64,10 +77,11 @@ def map(
             dimensions time, y and x and a variable for each band, reflectance x 10 000.
         out: Folder for the files of the map; an unfinished map in it is continued. None: a
             temporary folder that is deleted with the result.
-        weights: A folder of weights, or None for the weights in the package.
+        weights: A folder or a name of weights, as for ``load``.
         truth: File of true parcels to compare with.
         declared_only: The truth covers part of the land; score inside of it alone.
         workers: Number of processes.
+        fold: Which weights to take of published ones of several folds; None takes the first.
         options: Fields of ``panoseg.maps.options.MapOptions``, such as ``year`` and ``tta``.
 
     Returns:
@@ -92,6 +106,7 @@ def map(
                 truth=truth,
                 declared_only=declared_only,
                 running=RunOptions(workers=workers),
+                fold=fold,
             )
     except BaseException:
         if folder:
@@ -256,7 +271,8 @@ def test(
     """Score weights on a dataset; prints nothing.
 
     Args:
-        weights: Folder of a run, of weights, or of the authors' published weights.
+        weights: Folder of a run, of weights, or of the authors' published weights; or a name, as
+            for ``load``.
         data: Folder of the dataset, or URL of shards.
         out: Folder for metrics.json, metrics.md and figures; new or empty.
         fold: Score this official split; None for that of the training.
@@ -272,11 +288,12 @@ def test(
         PanosegError: The weights, the dataset or an option is wrong.
     """
     from panoseg.data.places import place_of
+    from panoseg.models.weights_by_name import locate
     from panoseg.training.config import TrainConfig
     from panoseg.training.evaluate import score_folder
 
     return score_folder(
-        Path(weights),
+        locate(weights),
         place_of(str(data)),
         Path(out),
         _options(TrainConfig, options),

@@ -7,6 +7,7 @@ from pathlib import Path
 from panoseg.files import new_folder
 from panoseg.maps.mapping import MapResult, map_cube
 from panoseg.maps.options import MapOptions
+from panoseg.models.model import find_weights
 from panoseg.models.weights import Weights, default_weights, load_weights
 from panoseg.simulation.cube import write_cube
 
@@ -24,7 +25,7 @@ def run_demo(
             ``map``.
         size: Side of the simulated square in pixels of 10 m.
         seed: Number of the landscape.
-        weights: Weights or a folder of weights; by default those in the package.
+        weights: Weights, a folder or a name of weights; by default those in the package.
 
     Returns:
         The map and its comparison with the truth.
@@ -35,7 +36,7 @@ def run_demo(
     if weights is None:
         default_weights()
     elif not isinstance(weights, Weights):
-        weights = load_weights(weights)
+        weights = load_weights(find_weights(weights))  # type: ignore[arg-type]
     out = new_folder(out)
     season = write_cube(out / "season", (size, size), _FIRST_SEED + seed)
     return map_cube(

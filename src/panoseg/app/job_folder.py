@@ -65,14 +65,14 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def without_paths(text: str, folder: Path, weights: tuple[Path, ...]) -> str:
+def without_paths(text: str, folder: Path, weights: tuple[str | Path, ...]) -> str:
     """Remove the paths of a job's folder and of weights from a message.
 
     Users must not learn where the server keeps its files.
     """
     for name in (folder.resolve(), folder.absolute(), folder):
         text = text.replace(f"{name}/", "").replace(str(name), "the folder of the job")
-    for own in weights:
+    for own in map(Path, weights):
         for name in (own.resolve(), own.absolute(), own):
             text = text.replace(str(name), own.name)
     return text

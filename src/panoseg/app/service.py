@@ -201,8 +201,8 @@ class Service:
     def weights(self, kind: str) -> list[str]:
         """Return the names of the weights that jobs of a kind, map or photo, may use."""
         if kind == "map":
-            return [PACKAGE_WEIGHTS, *(path.name for path in self.settings.weights)]
-        return [path.name for path in self.settings.photo_weights]
+            return [PACKAGE_WEIGHTS, *(Path(place).name for place in self.settings.weights)]
+        return [Path(place).name for place in self.settings.photo_weights]
 
     # -- results
 

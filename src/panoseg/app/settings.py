@@ -75,13 +75,14 @@ class AppSettings:
     """File of users (panoseg app token NAME --tokens FILE adds one); with it everybody must sign
     in.
     """
-    weights: tuple[Path, ...] = ()
-    """Folders of weights that maps may use in addition to those in the package; each is offered
-    under the name of its folder.
+    weights: tuple[str | Path, ...] = ()
+    """Folders of weights that maps may use in addition to those in the package, or names of panoseg
+    weights list, which are fetched when the server starts; each is offered under the name of its
+    folder.
     """
-    photo_weights: tuple[Path, ...] = (Path("coco"),)
-    """Folders of weights, or runs, that photographs may use; "coco" is torchvision's Mask R-CNN,
-    downloaded once.
+    photo_weights: tuple[str | Path, ...] = ("coco",)
+    """Folders of weights, runs, or names that photographs may use, likewise; "coco" is
+    torchvision's Mask R-CNN, downloaded once.
     """
     allow: tuple[str, ...] = ()
     """Hosts, such as data.example.org or *.example.org, from which catalogues and registers may be
@@ -121,7 +122,7 @@ class AppSettings:
             raise ConfigError(
                 f"--database must begin with postgresql+psycopg:// or sqlite:///, not {dialect!r}."
             )
-        names = [PACKAGE_WEIGHTS, *(path.name for path in self.weights)]
+        names = [PACKAGE_WEIGHTS, *(Path(place).name for place in self.weights)]
         if len(set(names)) < len(names):
             raise ConfigError(
                 f"The folders of --weights need different names, other than {PACKAGE_WEIGHTS!r}:"
@@ -162,7 +163,8 @@ class AppSettings:
         return _folder_named(name, self.photo_weights, [])
 
 
-def _folder_named(name: str, folders: tuple[Path, ...], others: list[str]) -> Path:
+def _folder_named(name: str, places: tuple[str | Path, ...], others: list[str]) -> Path:
+    folders = [Path(place) for place in places]
     for folder in folders:
         if folder.name == name:
             return folder

@@ -64,7 +64,7 @@ COMMANDS: dict[str, Command] = {
     "experiments": Command("training:experiments", "list every named experiment"),
     "train": Command("training:train", "train an experiment, or resume a run", True, _RESUMES),
     "test": Command("training:score", "score a run, or published weights, on the test fold"),
-    "weights": Command("weights:weights", "import published weights to safetensors + json", True),
+    "weights": Command("weights:weights", "weights by name: list, fetch, import, publish", True),
     "show": Command(
         "weights:show",
         "draw image, truth and prediction of a patch side by side, or the attention over dates",

@@ -21,6 +21,7 @@ from panoseg.errors import AppError, ConfigError, require
 if TYPE_CHECKING:
     from panoseg.app.client import Client
 
+PUBLISHED = "coco"  # of panoseg.models.model, whose import takes seconds
 DATABASE_VARIABLE = "PANOSEG_DATABASE"
 TOKEN_VARIABLE = "PANOSEG_TOKEN"
 _LOCAL = "http://127.0.0.1:8080"
@@ -107,7 +108,30 @@ def _prepared(settings: AppSettings) -> AppSettings:
     if settings.dask is not None:
         require("cluster", "--dask")
     database = settings.database or os.environ.get(DATABASE_VARIABLE) or None
-    return replace(settings, database=database)
+    return replace(
+        settings,
+        database=database,
+        weights=_located(settings.weights),
+        photo_weights=_located(settings.photo_weights),
+    )
+
+
+def _located(places: tuple[str | Path, ...]) -> tuple[str | Path, ...]:
+    """Return weights with the folders of those that are known by name, which are fetched."""
+    named = [str(place) for place in places if str(place) != PUBLISHED]
+    if not any(_is_name(place) for place in named):
+        return places
+    from panoseg.models.weights_by_name import locate
+
+    return tuple(
+        locate(str(place)) if _is_name(str(place)) and str(place) != PUBLISHED else place
+        for place in places
+    )
+
+
+def _is_name(place: str) -> bool:
+    """Return whether weights are named, without the import that finds out which they are."""
+    return not Path(place).exists() and (":" in place or "/" not in place)
 
 
 APP_VERBS: dict[str, Callable[..., None]] = {"": serve, "worker": worker, "token": token}

@@ -26,7 +26,7 @@ def demo(
     out: Annotated[Path, Output.FOLDER] = Path("panoseg-demo"),
     size: int = 256,
     seed: int = 0,
-    weights: Path | None = None,
+    weights: str | None = None,
 ) -> None:
     """Simulate a season, map it, compare the map with the truth, and write report.html.
 
@@ -36,7 +36,7 @@ def demo(
         out: Folder for the season and its map; must be new or empty.
         size: Side of the simulated square in pixels of 10 m.
         seed: Seed of the landscape.
-        weights: Folder of weights; by default the weights in the package.
+        weights: Folder or name of weights; by default the weights in the package.
     """
     from panoseg.demo import run_demo
 
@@ -94,7 +94,8 @@ def map_season(
     cube: tyro.conf.Positional[Path | None] = None,
     *,
     out: Annotated[Path, Output.FOLDER],
-    weights: Path | None = None,
+    weights: str | None = None,
+    fold: Literal[1, 2, 3, 4, 5] | None = None,
     truth: Path | None = None,
     declared_only: bool = False,
     progress: Literal["people", "json"] = "people",
@@ -114,10 +115,15 @@ def map_season(
 
     example: panoseg map --area farm.geojson --season 2024 --out map
 
+    example: panoseg map season.nc --weights pastis-utae-paps --fold 1 --out map
+
     Args:
         cube: The season to map.
         out: Folder for the map; must be new, empty, or hold the same map unfinished.
-        weights: Folder of weights; by default the weights in the package.
+        weights: Folder of weights or a run; a name of panoseg weights list, zenodo:RECORD,
+            hf:OWNER/NAME or an https address, which are fetched once; by default the weights in the
+            package.
+        fold: Which weights to take of published ones of several folds; by default the first.
         truth: File of true parcels; the report compares the map with them.
         declared_only: The truth covers only part of the land: score inside it, as panoseg compare
             --declared-only does.
@@ -145,17 +151,19 @@ def map_season(
     with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():
         if cube is None:
             result = map_area(
-                area, fetch, weights, out, options, truth, declared_only, running=running
+                area, fetch, weights, out, options, truth, declared_only, running=running, fold=fold
             )
         else:
-            result = map_cube(cube, weights, out, options, truth, declared_only, running=running)
+            result = map_cube(
+                cube, weights, out, options, truth, declared_only, running=running, fold=fold
+            )
     if progress == "json":
         print(json_module.dumps(_map_to_json(result)), flush=True)
     else:
         _print_map(result)
 
 
-def _refuse_early(cube: Path, weights: Path | None, read: ReadOptions) -> None:
+def _refuse_early(cube: Path, weights: str | None, read: ReadOptions) -> None:
     """Refuse a cube that cannot be read before torch is imported, which takes seconds.
 
     Raises:
@@ -166,9 +174,9 @@ def _refuse_early(cube: Path, weights: Path | None, read: ReadOptions) -> None:
     from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
     bands = PASTIS_BANDS
-    if weights is not None:
+    if weights is not None and Path(weights).is_dir():
         try:
-            card = read_json(weights / "card.json")
+            card = read_json(Path(weights) / "card.json")
             bands = tuple(card["normalisation"]["bands"])
         except (OSError, ValueError, KeyError, TypeError):
             return  # what is wrong with weights is said by their own reader

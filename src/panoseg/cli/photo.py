@@ -16,9 +16,11 @@ _MAX_TABLES = 5
 
 def photo(
     image: Annotated[tuple[str, ...], tyro.conf.Positional],
-    weights: str,
+    *,
+    weights: str | None = None,
     out: Annotated[Path, Output.FOLDER],
     instances: str | None = None,
+    yes: bool = False,
     options: Annotated[PhotoOptions, tyro.conf.arg(name="")] = PhotoOptions(),  # noqa: B008
 ) -> None:
     """Segment photographs: panoptic.json and panoptic/ of COCO, overlays with names, segments.csv.
@@ -26,6 +28,8 @@ def photo(
     JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and JPEG 2000 are read, and HEIC with the extra heif.
     Greyscale, 16-bit and CMYK images are converted to RGB, and rotated as their EXIF data say. A
     photograph that cannot be read is named and left out, and the exit code is 2.
+
+    example: panoseg photo holiday.jpg --out SEGMENTED
 
     example: panoseg photo holiday.jpg --weights RUN --out SEGMENTED
 
@@ -35,10 +39,13 @@ def photo(
         image: Photographs, folders of photographs, or file name patterns.
         weights: A run, or a folder of weights: Panoptic FPN, PSPNet (a class for each pixel) or
             Mask R-CNN (objects), or a checkpoint of the Hugging Face Hub (Mask2Former, EoMT, ...);
-            "coco" is the Mask R-CNN that torchvision publishes.
+            a name of panoseg weights list, hf:OWNER/NAME, zenodo:RECORD or an https address, which
+            are fetched once; "coco" is the Mask R-CNN that torchvision publishes. By default EoMT
+            small, fetched after a question.
         out: Folder to write; must be new or empty.
         instances: Weights of a Mask R-CNN that finds the objects, where --weights gives the
             classes of pixels.
+        yes: Fetch the default weights without a question.
         options: How photographs are segmented.
     """
     from panoseg.errors import DatasetError
@@ -62,9 +69,12 @@ def photo(
         raise last
     from panoseg.photo.segment import open_model, segment_photographs
 
+    if weights is None:
+        weights = str(_default_weights(yes))
     model = open_model(weights, instances, options)
     tables = _Tables()
-    done = segment_photographs(sources, model.predict, model.table, out, tables.add)
+    named = [weights] if instances is None else [weights, instances]
+    done = segment_photographs(sources, model.predict, model.table, out, tables.add, named)
     print(tables.text(), end="")  # now that the results are on disk
     for error in done.failures:
         print(error, file=sys.stderr)
@@ -75,6 +85,15 @@ def photo(
     if left_out:
         raise DatasetError(f"{summary}, {left_out} left out; see the lines above for the reasons.")
     print(summary)
+
+
+def _default_weights(yes: bool) -> Path:
+    """Return the folder of the default weights; they are fetched once, after a question."""
+    from panoseg.cli.weights import asking
+    from panoseg.models.weights_by_name import locate
+    from panoseg.models.weights_list import DEFAULT_FOR_PHOTOGRAPHS
+
+    return locate(DEFAULT_FOR_PHOTOGRAPHS, ask=None if yes else asking)
 
 
 class _Tables:

@@ -103,14 +103,15 @@ usage: panoseg train EXPERIMENT --data DIR --out RUN [--fold 1..5 | all] [option
 EXPERIMENT is one of
 {names}.
 panoseg train EXPERIMENT --help lists its options with their values.
-With --model, a network of the Hugging Face Hub is fine-tuned under any other name: WEIGHTS is its
-folder, with config.json, preprocessor_config.json and model.safetensors.
+With --model, a network of the Hugging Face Hub is fine-tuned under any other name: WEIGHTS is
+hf:OWNER/NAME, a name of panoseg weights list, or a folder with config.json,
+preprocessor_config.json and model.safetensors.
 
 example: panoseg train pastis-utae-paps --data PASTIS --fold 3 --out run \
 --model.shape-size 24 --batch-size 2 --epochs 1
 example: panoseg train s2tsczcrop-utae --data CZECH --out tuned --start-from run \
 --swap-classifier --freeze in_conv down_blocks
-example: panoseg train my-photos --model FOLDER --data COCO_LIKE --out run --epochs 12
+example: panoseg train my-photos --model coco-eomt-small --data COCO_LIKE --out run --epochs 12
 example: panoseg train --resume run --epochs 200
 """
 
@@ -201,9 +202,10 @@ def _parse_experiment(name: str, options: Sequence[str]) -> Arguments:
             " for the training, such as my-photos."
         )
     else:
+        from panoseg.models.weights_by_name import locate
         from panoseg.training.transfer import fine_tuning
 
-        config = fine_tuning(Path(model))
+        config = fine_tuning(locate(model))
     return tyro.cli(
         Arguments,
         prog=f"panoseg train {name}",
@@ -227,7 +229,9 @@ def _split_model(options: Sequence[str]) -> tuple[str | None, list[str]]:
     for place, word in enumerate(options):
         if word == "--model":
             if place + 1 == len(options):
-                raise ConfigError("--model needs a value: the folder of a network of the hub.")
+                raise ConfigError(
+                    "--model needs a value: a network of the hub, hf:OWNER/NAME or its folder."
+                )
             model, words = options[place + 1], [*options[:place], *options[place + 2 :]]
         elif word.startswith("--model="):
             model, words = word.partition("=")[2], [*options[:place], *options[place + 1 :]]
@@ -284,7 +288,7 @@ def score(
     run: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
     data: str,
-    weights: Path | None = None,
+    weights: str | None = None,
     options: Annotated[ScoringOptions, tyro.conf.arg(name="")] = ScoringOptions(),
     out: Annotated[Path | None, Output.HELD] = None,
 ) -> None:
@@ -297,6 +301,8 @@ def score(
 
     example: panoseg test --weights FOLDER --data PASTIS
 
+    example: panoseg test --weights pastis-utae-paps --data PASTIS
+
     example: panoseg test run --data S2TSCZCROP --region boundary
 
     example: panoseg test run --data PASTIS --tta 4
@@ -304,17 +310,19 @@ def score(
     Args:
         run: Folder of a run.
         data: Folder of the dataset, in the layout of PASTIS, S2TSCzCrop or COCO; or URL of shards.
-        weights: Weights to score instead of a run: a folder of weights, or the published folder
-            with conf.json and Fold_1 .. Fold_5.
+        weights: Weights to score instead of a run: a folder of weights, the published folder
+            with conf.json and Fold_1 .. Fold_5, a name of panoseg weights list, zenodo:RECORD,
+            hf:OWNER/NAME, or an https address.
         options: How the networks are scored.
         out: Folder for the results; by default RUN/test for a run and test-NAME for weights, with
             --region and --tta in the name where they are given.
     """
-    folder = run if weights is None else weights
-    if folder is None or (run is not None and weights is not None):
+    if (run is None) == (weights is None):
         raise ConfigError("Pass either RUN or --weights, not both. See panoseg test --help.")
+    from panoseg.models.weights_by_name import locate
     from panoseg.training.evaluate import score_folder
 
+    folder = locate(weights) if weights is not None else Path(run or "")
     found = score_folder(
         folder,
         place_of(data),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json as json_module
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from panoseg.cli import Verbs, run_verb
 from panoseg.cli.output import Output
 from panoseg.data.places import place_of
-from panoseg.errors import ConfigError
+from panoseg.errors import ConfigError, PanosegError
+
+if TYPE_CHECKING:
+    from panoseg.models.weights_list import ListedWeights
 
 
 def weights(arguments: Sequence[str]) -> None:
@@ -20,10 +25,190 @@ def weights(arguments: Sequence[str]) -> None:
         "weights",
         WEIGHTS_VERBS,
         arguments,
-        "Import published weights of utae-paps or Crop2Seg. Files are read as plain numbers; code"
-        " in them is never run.",
-        "panoseg weights import UTAE_PAPs weights --data PASTIS",
+        "Weights by name: list, fetch, import and publish them. Files are read as plain numbers;"
+        " code in them is never run.",
+        "panoseg weights fetch pastis-utae-paps",
     )
+
+
+def asking(question: str) -> bool:
+    """Ask a person on the terminal; yes is the answer that an empty line gives.
+
+    Raises:
+        ConfigError: There is no terminal to ask on.
+    """
+    if not sys.stdin.isatty() or not sys.stderr.isatty():
+        raise ConfigError(
+            f"{question} There is no terminal to answer on: pass --yes, or others with --weights."
+        )
+    print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+
+
+def list_weights(*, cache: Path | None = None, json: bool = False) -> None:
+    """List the weights that have a name: task, classes, published score, licence, size.
+
+    Scores are those of the authors; panoseg weights show NAME says where they are published.
+
+    example: panoseg weights list
+
+    Args:
+        cache: Cache folder; by default PANOSEG_CACHE, or the user's cache folder.
+        json: Print JSON instead of a table.
+    """
+    from panoseg.models.weights_list import listed_weights
+
+    entries = list(listed_weights().values())
+    if json:
+        print(json_module.dumps([_facts(entry, cache) for entry in entries], indent=1))
+        return
+    from panoseg.metrics.scores import render_table
+
+    columns = ("name", "task", "classes", "trained on", "published", "licence", "size", "here")
+    rows = [
+        [
+            entry.name,
+            f"{entry.task}, {entry.reads}s",
+            entry.classes,
+            entry.trained_on.partition(":")[0],
+            entry.score,
+            entry.licence or "-",
+            entry.size,
+            "yes" if _facts(entry, cache)["folder"] else "no",
+        ]
+        for entry in entries
+    ]
+    print(render_table(columns, rows))
+
+
+def _facts(entry: ListedWeights, cache: Path | None) -> dict[str, object]:
+    """Return what is known of weights, JSON-ready."""
+    from dataclasses import asdict
+
+    from panoseg.models.weights_by_name import find_named, folder_of, origin_of
+
+    named = find_named(entry.name)
+    folder = None if named is None else folder_of(named, cache)
+    return {
+        **asdict(entry),
+        "page": entry.page,
+        "folder": None if folder is None else str(folder),
+        "fetched": origin_of(folder),
+    }
+
+
+def show_weights(name: Annotated[str, tyro.conf.Positional], *, cache: Path | None = None) -> None:
+    """Print what is known of weights: source, licence, scores, citation, and where they are.
+
+    example: panoseg weights show pastis-utae-paps
+
+    Args:
+        name: A name of the list, zenodo:RECORD or hf:OWNER/NAME; or a folder of weights.
+        cache: Cache folder; by default PANOSEG_CACHE, or the user's cache folder.
+    """
+    from panoseg.models.weights_by_name import find_named, folder_of, origin_of
+
+    named = None if Path(name).is_dir() else find_named(name)
+    folder = Path(name) if Path(name).is_dir() else None
+    if named is not None:
+        folder = folder_of(named, cache)
+    facts: dict[str, object] = {"weights": name}
+    if named is not None and (entry := named.entry) is not None:
+        scores = ", ".join(f"{metric} {value:g}" for metric, value in entry.scores.items())
+        facts |= {
+            "network": f"{entry.title}; reads {entry.reads}s",
+            "task": entry.task,
+            "classes": entry.classes,
+            "trained on": entry.trained_on,
+            "scores": f"{scores} ({entry.score_source})" if scores else "-",
+            "licence": f"{entry.licence or 'not stated here'} ({entry.licence_source})",
+            "size": entry.size,
+            "source": f"{entry.source} {entry.page}".strip(),
+            "cite": entry.citation,
+            "elsewhere": entry.expect,
+        }
+    elif named is None and folder is None:
+        raise ConfigError(
+            f"{name} is neither a folder nor a name of the list. See panoseg weights list."
+        )
+    facts["folder"] = folder or f"not here; panoseg weights fetch {name}"
+    origin = origin_of(folder) or {}
+    for key in ("title", "revision", "doi", "licence", "fetched"):
+        if key in origin:
+            facts[f"{key} fetched" if key == "licence" else key] = origin[key]
+    for file in origin.get("files", ()):
+        facts[f"file {file.get('name')}"] = file.get("checksum")
+    width = max(map(len, facts))
+    print("\n".join(f"{key:<{width}}  {value}" for key, value in facts.items() if value))
+
+
+def fetch_weights(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional],
+    *,
+    sha256: str | None = None,
+    cache: Path | None = None,
+) -> None:
+    """Fetch weights to the cache folder, once; checksums are checked, and a cut is continued.
+
+    Prints the folder of each.
+
+    example: panoseg weights fetch pastis-utae-paps coco-eomt-small
+
+    example: panoseg weights fetch https://example.org/fields.zip --sha256 HEX
+
+    Args:
+        names: Names of the list, zenodo:RECORD, hf:OWNER/NAME[@REVISION], or an https address.
+        sha256: Checksum of the file at an https address.
+        cache: Cache folder; by default PANOSEG_CACHE, or the user's cache folder.
+    """
+    from panoseg.models.weights_by_name import find_named, locate
+
+    if sha256 is not None:
+        if len(names) != 1 or not names[0].startswith("https:"):
+            raise ConfigError("--sha256 is the checksum of one https address. Leave it out.")
+        names = (f"{names[0].partition('#')[0]}#sha256={sha256}",)
+    if not names:
+        raise ConfigError("Name the weights to fetch. panoseg weights list shows the names.")
+    failures: list[PanosegError] = []
+    for name in names:
+        try:
+            if find_named(name) is None:
+                raise ConfigError(f"{name} is no name of the list. See panoseg weights list.")
+            print(locate(name, cache=cache), flush=True)
+        except PanosegError as error:
+            failures.append(error)
+    for failure in failures[:-1]:
+        print(failure, file=sys.stderr)
+    if failures:
+        raise failures[-1]
+
+
+def publish_weights(
+    run: Annotated[str, tyro.conf.Positional],
+    *,
+    to: Annotated[str, Output.HELD],
+    licence: str,
+    title: str | None = None,
+) -> None:
+    """Write the weights of a run for others, with card, licence, page and STAC item.
+
+    model.safetensors and card.json are what panoseg reads; README.md is the page that the hub
+    shows; item.json is a STAC item of the extension Machine Learning Model. To the hub it uploads
+    as the user who has signed in with hf auth login.
+
+    example: panoseg weights publish run --to hf:me/my-fields --licence CC-BY-4.0
+
+    example: panoseg weights publish run --to FOLDER --licence MIT
+
+    Args:
+        run: Folder of a run, or folder or name of weights.
+        to: A new folder, or hf:OWNER/NAME.
+        licence: Licence of the weights, as SPDX names it: MIT, Apache-2.0, CC-BY-4.0.
+        title: Title of the page; by default the name of the folder or repository.
+    """
+    from panoseg.training.publish import publish
+
+    print(publish(run, to, licence, title))
 
 
 def import_weights(
@@ -55,12 +240,16 @@ def import_weights(
 
 
 WEIGHTS_VERBS: Verbs = {
+    "list": (list_weights, "the weights that have a name, with scores, licences and sizes"),
+    "show": (show_weights, "what is known of some weights, and where they are"),
+    "fetch": (fetch_weights, "fetch weights to the cache folder"),
+    "publish": (publish_weights, "write weights for others, to a folder or the hub"),
     "import": (import_weights, "conf.json and model.pth.tar become safetensors + json"),
 }
 
 
 def show(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[str, tyro.conf.Positional],
     *,
     data: str,
     patch: str,
@@ -82,7 +271,7 @@ def show(
     attention.png
 
     Args:
-        run: Folder of a run, or of weights.
+        run: Folder of a run, or folder or name of weights.
         data: Folder of the dataset, in the layout of PASTIS, S2TSCzCrop or COCO; or URL of shards.
         patch: Identifier of the patch, of any fold.
         out: File to write: .png, .pdf, .svg or .jpg.
@@ -93,14 +282,16 @@ def show(
         parcel: With --attention: number of a parcel; --pixel prints the number of the parcel that
             the pixel is in.
     """
+    from panoseg.models.weights_by_name import locate
+
     if attention:
         from panoseg.training.attention import show_attention
 
-        result = show_attention(run, Path(data), patch, out, fold, pixel, parcel)
+        result = show_attention(locate(run), Path(data), patch, out, fold, pixel, parcel)
     elif pixel is not None or parcel is not None:
         raise ConfigError("--pixel and --parcel need --attention; add it or leave them out.")
     else:
         from panoseg.training.evaluate import show
 
-        result = show(run, place_of(data), patch, out, fold)
+        result = show(locate(run), place_of(data), patch, out, fold)
     print(result.table())

@@ -5,9 +5,11 @@ They are the cube with its season, the weights, the outline and the true parcels
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -28,6 +30,8 @@ from panoseg.maps.read_parcels import check_place, read_truth
 from panoseg.maps.windows import Block
 from panoseg.models.model import find_weights
 from panoseg.models.weights import Weights, WeightsCard, load_card, load_weights
+from panoseg.models.weights_by_name import expectation_of, origin_of
+from panoseg.training.transfer import only_weights
 
 _OUTLINE_STEP_DEGREES = 0.01
 
@@ -42,12 +46,23 @@ class GivenWeights:
     """Their card."""
     name: str | None
     """What the user called them; None for those in the package."""
+    origin: Mapping[str, Any] | None = None
+    """Where fetched weights came from; None for others."""
+    notes: tuple[str, ...] = ()
+    """What to know of the weights, a sentence each."""
 
     @classmethod
-    def of(cls, given: GivenWeights | Weights | Path | str | None) -> GivenWeights:
-        """Read the card of a folder of weights, or of those in the package for None.
+    def of(
+        cls, given: GivenWeights | Weights | Path | str | None, fold: int | None = None
+    ) -> GivenWeights:
+        """Read the card of weights, or of those in the package for None.
+
+        Args:
+            given: A folder or a name, see ``locate``.
+            fold: Which weights to take of a folder with several.
 
         Raises:
+            ConfigError: A fold is named, but there is one network.
             WeightsError: They are not weights, or cannot make a map of parcels.
         """
         if isinstance(given, GivenWeights):
@@ -56,7 +71,14 @@ class GivenWeights:
             found = cls(given, given.card, "given as an object")
         else:
             folder = Path(find_weights(given))  # type: ignore[arg-type]
-            found = cls(folder, load_card(folder), None if given is None else str(given))
+            name = None if given is None else str(given)
+            weights, note = only_weights(folder, fold)
+            card = load_card(folder) if weights is None else weights.card
+            origin = origin_of(folder)
+            expected = expectation_of(origin)
+            about = f"About the weights {name}: {expected}" if expected else ""
+            notes = tuple(text for text in (note, about) if text)
+            found = cls(weights or folder, card, name, origin, notes)
         check_card(found.card)
         return found
 
@@ -89,7 +111,9 @@ class MapInputs:
     outline: BaseGeometry | None
     """What is mapped, in the cube's coordinate system; None for all of it."""
     notes: tuple[str, ...] = ()
-    """What is odd in the file of the cube, a sentence each."""
+    """What is odd in the file of the cube, and to know of the weights, a sentence each."""
+    origin: Mapping[str, Any] | None = None
+    """Where fetched weights came from; None for others."""
 
     @property
     def title(self) -> str:
@@ -158,6 +182,7 @@ def open_inputs(
     truth: Path | str | None,
     declared_only: bool,
     within: BaseGeometry | None,
+    fold: int | None = None,
 ) -> MapInputs:
     """Open all that a map is made of; arguments and errors as in ``map_cube``.
 
@@ -165,7 +190,7 @@ def open_inputs(
     """
     if declared_only and truth is None:
         raise ConfigError("--declared-only scores inside of a truth: add --truth, or leave it out.")
-    given = GivenWeights.of(weights)
+    given = GivenWeights.of(weights, fold)
     true_parcels = None if truth is None else read_truth(truth)
     cube, season, notes = open_season(cube_path, given.card, options)
     if true_parcels is not None:
@@ -181,7 +206,8 @@ def open_inputs(
         true_parcels,
         declared_only,
         outline,
-        notes,
+        (*given.notes, *notes),
+        given.origin,
     )
 
 

@@ -167,6 +167,7 @@ def map_cube(
     declared_only: bool = False,
     within: BaseGeometry | None = None,
     running: RunOptions | None = None,
+    fold: int | None = None,
 ) -> MapResult:
     """Map a season: parcels with classes, rasters and a report in the folder ``out``.
 
@@ -175,13 +176,14 @@ def map_cube(
 
     Args:
         cube_path: The cube of the season.
-        weights: A folder of weights, or None for those in the package.
+        weights: A folder of weights or a name, see ``locate``; None for those in the package.
         out: Folder of the map.
         options: Options of the map.
         truth: A file of true parcels to compare with in the report.
         declared_only: The truth covers only part of the land, see ``compare_parcels``.
         within: Polygons in degrees (EPSG:4326); pixels whose centre lies outside have no data.
         running: Where the work is done.
+        fold: Which weights to take of a folder with several; None takes the first.
 
     Raises:
         PanosegError: An input is missing or does not fit, or the map cannot be written; the
@@ -189,7 +191,7 @@ def map_cube(
     """
     start, out = time.monotonic(), Path(out)
     given = open_inputs(
-        Path(cube_path), weights, options or MapOptions(), truth, declared_only, within
+        Path(cube_path), weights, options or MapOptions(), truth, declared_only, within, fold
     )
     running = running or RunOptions()
     opened = OpenJob(given.job, given.cube)
@@ -275,6 +277,7 @@ def map_area(
     truth: Path | str | None = None,
     declared_only: bool = False,
     running: RunOptions | None = None,
+    fold: int | None = None,
 ) -> MapResult:
     """Fetch the season of an area and map it in the folder ``out``.
 
@@ -291,6 +294,7 @@ def map_area(
         truth: A file of true parcels to compare with in the report.
         declared_only: The truth covers only part of the land.
         running: Where the work is done.
+        fold: Which weights to take of a folder with several.
     """
     options, out = options or MapOptions(), Path(out)
     if wanted.area is None or wanted.season is None:
@@ -300,7 +304,7 @@ def map_area(
             f"--season {wanted.season} and --year {options.year} name two years of harvest: leave"
             " out --year."
         )
-    given = GivenWeights.of(weights)
+    given = GivenWeights.of(weights, fold)
     _ = given.weights  # damaged ones are reported before a season is fetched
     request = CubeRequest(
         wanted.area,

@@ -16,27 +16,13 @@ import geopandas as gpd
 import numpy as np
 import pystac
 import shapely
-import torch
 from odc.geo.geobox import GeoBox
-from pystac.extensions.classification import Classification, ClassificationExtension
-from pystac.extensions.mlm import (
-    AssetGeneralMLMExtension,
-    Hyperparameters,
-    InputStructure,
-    MLMExtension,
-    ModelInput,
-    ModelOutput,
-    ResultStructure,
-    TaskType,
-    ValueScaling,
-    ValueScalingType,
-)
+from pystac.extensions.classification import ClassificationExtension
+from pystac.extensions.mlm import AssetGeneralMLMExtension
 from pystac.extensions.projection import ProjectionExtension
-from pystac.extensions.raster import DataType
 from shapely.geometry.base import BaseGeometry
 
 import panoseg
-from panoseg.classes import ClassTable
 from panoseg.cube.folder import notes_of
 from panoseg.cube.report import report_of
 from panoseg.cube.season import Season
@@ -57,6 +43,7 @@ from panoseg.maps.parcels import (
 from panoseg.maps.rasters import write_cog
 from panoseg.maps.read_parcels import left_out_notes
 from panoseg.maps.report import ReportContent, render_report, summarise
+from panoseg.models.stac_model import bands_of, classifications, describe_model
 from panoseg.models.weights import Weights
 from panoseg.panoptic.panoptic import Segments
 
@@ -68,7 +55,6 @@ _MIN_GROWING_DATES = 4
 ROWS_AT_ONCE = 16_384
 """Parcels in one piece of a table: each takes about 5 kB of memory while it is written."""
 _PROCESSING_SCHEMA = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
-_TASKS = [TaskType.PANOPTIC_SEGMENTATION, TaskType.INSTANCE_SEGMENTATION]
 _MEDIA_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
     ".gpkg": "application/geopackage+sqlite3",
@@ -190,6 +176,7 @@ def _report_content(given: MapInputs, assembled: Assembled, out: Path) -> Report
         comparison=comparison,
         truth=given.truth,
         invented=invented,
+        origin=given.origin,
     )
 
 
@@ -231,6 +218,7 @@ def _record(content: ReportContent) -> dict[str, Any]:
         "panoseg": panoseg.__version__,
         "cube": str(content.source),
         "weights": content.weights or "those in the package",
+        **({} if content.origin is None else {"weights_source": dict(content.origin)}),
         "card": content.card.to_json(),
         "options": content.options.to_json(),
         "harvest_year": season.harvest_year,
@@ -268,7 +256,7 @@ def map_item(
         raise ValueError("a grid without a coordinate system")
     outline, box = _footprint(grid)
     # The extension wants the bands in the item; STAC 1.1 allows that if an asset has them too.
-    bands = [{"name": band} for band in weights.card.bands]
+    bands = bands_of(weights.card)
     first, last = (
         datetime.combine(day.astype(object), datetime.min.time(), UTC)
         for day in season.dates_T[[0, -1]]
@@ -293,11 +281,13 @@ def map_item(
         shape=list(grid.shape),
         transform=list(grid.affine)[:6],
     )
-    classes = _classifications(weights.card.classes)
-    _describe_model(item, weights, classes, options, len(season.days_T))
+    used = {"overlap": options.overlap, "views": options.tta, "dates": len(season.days_T)}
+    describe_model(item, weights, options.tile, {"tile": options.tile, **used})
     for name, asset in _assets(out).items():
         item.add_asset(name, asset)
-    ClassificationExtension.ext(item.assets["classes-tif"], add_if_missing=True).apply(classes)
+    ClassificationExtension.ext(item.assets["classes-tif"], add_if_missing=True).apply(
+        classifications(weights.card.classes)
+    )
     _add_model(item, weights_folder, bands)
     return item.to_dict(include_self_link=False)
 
@@ -318,71 +308,6 @@ def _footprint(grid: GeoBox) -> tuple[BaseGeometry, list[float]]:
     western = shapely.transform(western, lambda xy: xy - (360, 0))
     box = [eastern.bounds[0], south, western.bounds[2], north]
     return shapely.union_all([eastern, western]), box
-
-
-def _classifications(table: ClassTable) -> list[Classification]:
-    """Return the classes in the form of the classification extension."""
-    return [
-        Classification.create(
-            value=entry.id,
-            name=entry.name,
-            description=entry.name,
-            color_hint=entry.colour[1:].upper(),
-        )
-        for entry in table.classes
-    ]
-
-
-def _describe_model(
-    item: pystac.Item,
-    weights: Weights,
-    classes: list[Classification],
-    options: MapOptions,
-    dates: int,
-) -> None:
-    """Add the fields of the Machine Learning Model extension to an item."""
-    card = weights.card
-    seen = ModelInput.create(
-        name="a season of Sentinel-2, reflectance x 10 000",
-        bands=list(card.bands),
-        input=InputStructure.create(
-            # Any number of dates is possible; how many were used is among the hyperparameters.
-            shape=[1, -1, len(card.bands), options.tile, options.tile],
-            dim_order=["batch", "time", "channel", "height", "width"],
-            data_type=DataType.FLOAT32,
-        ),
-    )
-    # pystac sets a single scaling, but the extension wants one for each band.
-    normalisation = card.known_normalisation()
-    seen.properties["value_scaling"] = [
-        ValueScaling.create(type=ValueScalingType.Z_SCORE, mean=mean, stddev=deviation).to_dict()
-        for mean, deviation in zip(normalisation.mean, normalisation.std, strict=True)
-    ]
-    found = ModelOutput.create(
-        name="parcels",
-        tasks=_TASKS,
-        result=ResultStructure.create(
-            shape=[1, options.tile, options.tile],
-            dim_order=["batch", "height", "width"],
-            data_type=DataType.INT32,
-        ),
-        classes=classes,
-    )
-    MLMExtension.ext(item, add_if_missing=True).apply(
-        name=card.model.name,
-        architecture=card.model.title,
-        framework="PyTorch",
-        framework_version=torch.__version__.split("+")[0],
-        tasks=_TASKS,
-        total_parameters=sum(tensor.numel() for tensor in weights.state.values()),
-        pretrained=True,
-        pretrained_source=card.trained_on or "not stated",
-        input=[seen],
-        output=[found],
-        hyperparameters=Hyperparameters.create(
-            tile=options.tile, overlap=options.overlap, views=options.tta, dates=dates
-        ),
-    )
 
 
 def _assets(out: Path) -> dict[str, pystac.Asset]:

@@ -6,7 +6,7 @@ shows; ``render_report`` makes the page from the template ``report.html.j2``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ class ReportContent:
     card: WeightsCard
     """Card of the weights."""
     weights: str | None
-    """Where the weights came from; None for those in the package."""
+    """What the user called the weights; None for those in the package."""
     options: MapOptions
     """How the map was made."""
     notes: tuple[str, ...] = ()
@@ -195,6 +195,8 @@ class ReportContent:
     """The true parcels; None without."""
     invented: gpd.GeoDataFrame | None = None
     """The parcels that match no true one; None without ``truth``."""
+    origin: Mapping[str, Any] | None = None
+    """Where fetched weights came from; None for others."""
 
 
 def render_report(content: ReportContent) -> str:

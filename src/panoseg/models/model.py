@@ -22,6 +22,7 @@ from panoseg.errors import ConfigError, CubeError
 from panoseg.models.config import check_tta
 from panoseg.models.network import PLAIN, Network, PredictOptions
 from panoseg.models.weights import CARD, PACKAGE_WEIGHTS, Weights, load_weights
+from panoseg.models.weights_by_name import locate
 from panoseg.panoptic.panoptic import Panoptic
 
 if TYPE_CHECKING:
@@ -53,12 +54,15 @@ def find_device(name: str) -> torch.device:
 
 
 def find_weights(source: Weights | Path | str | None) -> Weights | Path | str:
-    """Return where weights lie: those of the package for None, the best ones of a run."""
+    """Return where weights lie: those of the package for None, the best ones of a run.
+
+    Weights that are known by name are fetched where they are not on this machine, see ``locate``.
+    """
     if source is None:
         return PACKAGE_WEIGHTS
     if isinstance(source, Weights) or str(source) == PUBLISHED:
         return source
-    folder = Path(source)
+    folder = locate(source)
     return folder / WEIGHTS if (folder / WEIGHTS / CARD).exists() else folder
 
 
@@ -94,7 +98,8 @@ class Model:
         """Load weights.
 
         Args:
-            source: A folder of weights, a run, "coco" for the Mask R-CNN that torchvision
+            source: A folder of weights, a run, a name of panoseg weights list, hf:OWNER/NAME,
+                zenodo:RECORD, an https address, "coco" for the Mask R-CNN that torchvision
                 publishes, or None for the weights of the package.
             device: auto, cpu, cuda, cuda:1, mps.
             precision: Arithmetic of the network.

@@ -32,6 +32,7 @@ from panoseg.models.model import PUBLISHED, Model, find_device, find_weights
 from panoseg.models.photograph_network import PhotographNetwork
 from panoseg.models.two_models import TwoModels
 from panoseg.models.weights import load_card
+from panoseg.models.weights_by_name import origin_of
 from panoseg.panoptic.draw import overlay
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo.options import PhotoOptions
@@ -45,7 +46,8 @@ def open_model(weights: str, instances: str | None, options: PhotoOptions) -> Mo
     """Load one network, or two of which one scores pixels and the other finds objects.
 
     Args:
-        weights: A folder of weights, a run, or "coco" for the published Mask R-CNN.
+        weights: A folder of weights, a run, a name, see ``locate``, or "coco" for the published
+            Mask R-CNN.
         instances: Likewise; None for one network.
         options: What is changed of the weights.
 
@@ -279,6 +281,7 @@ def segment_photographs(
     table: ClassTable,
     out: Path,
     show: Callable[[str, list[Row]], None] = lambda name, rows: None,
+    weights: Sequence[str] = (),
 ) -> Segmented:
     """Write the results of photographs into a new or empty folder.
 
@@ -291,6 +294,7 @@ def segment_photographs(
         table: The classes.
         out: Folder of the results.
         show: Called with the name of each photograph and its segments.
+        weights: What the user called the weights; panoptic.json says where fetched ones came from.
 
     Raises:
         DatasetError: No photograph could be read.
@@ -299,7 +303,7 @@ def segment_photographs(
     new_folder(out)
     failures: list[DatasetError] = []
     done, seconds = 0, 0.0
-    with _Results.open(out, table) as results:
+    with _Results.open(out, table, _info(weights)) as results:
         for source, image_id in zip(
             track(sources, "photographs"), _image_ids(sources), strict=True
         ):
@@ -324,10 +328,21 @@ def segment_photographs(
     return Segmented(done, tuple(failures), seconds / max(done, 1))
 
 
+def _info(weights: Sequence[str]) -> Row:
+    """Return what panoptic.json says of weights that were fetched."""
+    found = [find_weights(name) for name in weights]
+    origins = [origin_of(place) for place in found if isinstance(place, Path)]
+    fetched = [origin for origin in origins if origin is not None]
+    return {"info": {"weights": fetched}} if fetched else {}
+
+
 class _Results:
     """The files of some photographs, which appear together."""
 
-    def __init__(self, table: ClassTable, pictures: Path, overlays: Path, segments: Path) -> None:
+    def __init__(
+        self, table: ClassTable, info: Row, pictures: Path, overlays: Path, segments: Path
+    ) -> None:
+        self.info = info
         self.table, self.pictures, self.overlays = table, pictures, overlays
         self._file = segments.open("w", encoding="utf-8", newline="")
         self._csv = csv.writer(self._file)
@@ -337,7 +352,7 @@ class _Results:
 
     @classmethod
     @contextmanager
-    def open(cls, out: Path, table: ClassTable) -> Iterator[_Results]:
+    def open(cls, out: Path, table: ClassTable, info: Row) -> Iterator[_Results]:
         with ExitStack() as stack:
             path = stack.enter_context(
                 atomic(out / f"{PANOPTIC}.json")
@@ -347,7 +362,9 @@ class _Results:
             )
             pictures.mkdir()
             overlays.mkdir()
-            results = cls(table, pictures, overlays, stack.enter_context(atomic(out / SEGMENTS)))
+            results = cls(
+                table, info, pictures, overlays, stack.enter_context(atomic(out / SEGMENTS))
+            )
             with results._file:
                 yield results
             path.write_text(json.dumps(results._json(), allow_nan=False), encoding="utf-8")
@@ -378,6 +395,7 @@ class _Results:
 
     def _json(self) -> Row:
         return {
+            **self.info,
             "images": self.images,
             "annotations": self.annotations,
             "categories": category_rows(self.table),

@@ -105,8 +105,8 @@ class TrainConfig:
     al. 2017, focal loss, section 3.3). 0 keeps the random initial value, about one half.
     """
     start_from: str | None = None
-    """Weights to start from instead of random ones: a run, a folder of weights, or a published
-    folder. Entries that fit are loaded.
+    """Weights to start from instead of random ones: a run, a folder of weights, a published
+    folder, or a name (panoseg weights list). Entries that fit are loaded.
     """
     swap_classifier: bool = False
     """Initialise the classifier at random instead of loading it; needed if the weights have other

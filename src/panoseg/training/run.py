@@ -25,6 +25,7 @@ from panoseg.models.config import from_json, to_json
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network, build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.models.weights_by_name import locate
 from panoseg.pictures.figures import draw_curves
 from panoseg.pictures.scores import draw_scores
 from panoseg.processes import hold_in_first_process, is_first_process
@@ -239,7 +240,7 @@ def _draw_weights(
     """Draw the weights, then take over those that the run starts from."""
     train = run.train
     weights = (
-        None if train.start_from is None else weights_of_fold(Path(train.start_from), run.fold)
+        None if train.start_from is None else weights_of_fold(locate(train.start_from), run.fold)
     )
     taken = None if weights is None else weights.state
     tell(network.draw_weights(train.initialisation, train.initial_heat, taken))

@@ -38,12 +38,44 @@ def weights_of_fold(folder: Path, fold: int) -> Weights:
     The folder is that of a run, or holds our weights of one or several folds, or published ones.
     """
     if is_published(folder):
-        return published_weights(folder, fold)
+        return published_weights(folder, fold, _own_statistics(folder, fold))
     if (folder / WEIGHTS / CARD).exists():
         return load_weights(folder / WEIGHTS)
     if any((folder / f"fold_{number}").is_dir() for number in FOLDS):
         return weights_of_fold(folder / f"fold_{fold}", fold)
     return load_weights(folder)
+
+
+def _own_statistics(folder: Path, fold: int) -> Normalisation | None:
+    """Return the normalisation of a folder of published weights; None where it has none."""
+    there = (folder / NORMALISATION_FILE).exists()
+    return train_normalisation(folder, fold) if there else None
+
+
+def only_weights(folder: Path, fold: int | None) -> tuple[Weights | None, str]:
+    """Return the weights to use of a folder that has those of several folds, or published ones.
+
+    Args:
+        folder: A folder of weights.
+        fold: The fold to take; None takes the first.
+
+    Returns:
+        The weights, None for a folder of ours with one network; and a note that says which fold was
+        taken unasked, else empty.
+
+    Raises:
+        ConfigError: A fold is named, but the folder has one network.
+    """
+    folds = [number for number in FOLDS if (folder / f"fold_{number}").is_dir()]
+    if is_published(folder):
+        folds = list(_folds_with_weights(folder))
+    elif not folds:
+        if fold is not None:
+            raise ConfigError(f"{folder.name} has weights of one network; leave out --fold.")
+        return None, ""
+    several = fold is None and len(folds) > 1
+    note = f"The weights are of fold {folds[0]} of {len(folds)}; --fold chooses." if several else ""
+    return weights_of_fold(folder, fold or (folds[0] if folds else 1)), note
 
 
 def is_published(folder: Path) -> bool:

@@ -1,0 +1,115 @@
+"""The list of weights that are known by name: where they are, what they read, how good they are.
+
+The list is ``weights_list.json``. Scores are those that the authors publish, each with its source;
+nothing is fetched here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+DEFAULT_FOR_PHOTOGRAPHS = "coco-eomt-small"
+"""What photographs are segmented with where no weights are named."""
+_LIST = Path(__file__).with_name("weights_list.json")
+
+
+@dataclass(frozen=True)
+class ListedWeights:
+    """An entry of the list."""
+
+    name: str
+    """What --weights takes."""
+    source: str
+    """package, torchvision:NAME, zenodo:RECORD or hf:OWNER/NAME."""
+    title: str
+    """The network."""
+    reads: Literal["season", "photograph"]
+    """What it segments."""
+    task: Literal["panoptic", "semantic", "instances", "backbone"]
+    """What it answers."""
+    classes: str
+    """Its classes, in words."""
+    trained_on: str
+    """The data, in words."""
+    scores: Mapping[str, float]
+    """What the authors publish, by metric, in per cent."""
+    score_source: str
+    """Where the scores are published; empty where there are none."""
+    licence: str | None
+    """The licence; None where the source states it when it is fetched, or not at all."""
+    licence_source: str
+    """Who states the licence."""
+    megabytes: int | None
+    """About how much is fetched; None where it is not known before."""
+    citation: str
+    """What to cite."""
+    folds: int = 0
+    """Number of folds, where there are weights of several."""
+    expect: str = ""
+    """What to expect on other data than those of the training, a sentence or two."""
+    statistics: str = ""
+    """Dataset whose means and deviations the images are normalised by, which the source lacks."""
+
+    @property
+    def score(self) -> str:
+        """The main score, for a table."""
+        return next((f"{name} {value:.1f}" for name, value in self.scores.items()), "-")
+
+    @property
+    def size(self) -> str:
+        """The size, for a table."""
+        return "-" if self.megabytes is None else f"{self.megabytes:,} MB"
+
+    @property
+    def page(self) -> str:
+        """Address of the page for people; empty for weights of the package."""
+        return page_of(self.source)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What ``weights_list.json`` holds."""
+
+    weights: Mapping[str, ListedWeights] = field(default_factory=dict)
+    """Entries by name."""
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    """Statistics of bands by dataset."""
+
+
+@cache
+def _content() -> _Content:
+    values = json.loads(_LIST.read_text(encoding="utf-8"))
+    entries = [ListedWeights(**entry) for entry in values["weights"]]
+    return _Content({entry.name: entry for entry in entries}, values["statistics"])
+
+
+def listed_weights() -> Mapping[str, ListedWeights]:
+    """Return the list, by name."""
+    return _content().weights
+
+
+def statistics_of_folds(dataset: str) -> dict[str, Any]:
+    """Return the statistics of a dataset in the form of its NORM_S2_patch.json."""
+    folds: dict[str, Any] = _content().statistics[dataset]["folds"]
+    return folds
+
+
+def page_of(source: str) -> str:
+    """Return the address of the page of a source, for people.
+
+    >>> page_of("hf:owner/name@main"), page_of("zenodo:5172301")
+    ('https://huggingface.co/owner/name', 'https://zenodo.org/records/5172301')
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "zenodo":
+        return f"https://zenodo.org/records/{rest}"
+    if kind == "hf":
+        return f"https://huggingface.co/{rest.partition('@')[0]}"
+    if kind == "torchvision":
+        return "https://docs.pytorch.org/vision/stable/models.html"
+    return source if kind == "https" else ""
