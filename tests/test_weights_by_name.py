@@ -14,14 +14,17 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pystac
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import panoseg
 from cubes import make_cube
+from hub_checkpoints import save_checkpoint
 from mapping_weights import tiny_weights
 from panoseg.cli import main
 from panoseg.errors import ConfigError, OutputError, WeightsError
@@ -421,22 +424,22 @@ def test_a_disk_that_is_too_small_is_told_before_and_one_that_fills_up_after(
 ):
     server.models["me/fields"] = ours
 
-    def usage(path):
-        return type("Usage", (), {"free": 10})()
+    def small(path):
+        return SimpleNamespace(free=10)
 
     with monkeypatch.context() as patched:
-        patched.setattr("panoseg.models.weights_by_name.shutil.disk_usage", usage)
+        patched.setattr("panoseg.models.weights_by_name.shutil.disk_usage", small)
         refusal(lambda: locate("hf:me/fields"), "are needed", "--cache")
     assert not server.sent()
-
-    def full(self, *words, **options):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(fetching, "_CHUNK", 1000)
-        patched.setattr(Path, "open", full)
-        refusal(lambda: locate("hf:me/fields"), "the disk is full")
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        refusal(lambda: locate("hf:me/fields"), "Cannot write", "larger than may be written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert locate("hf:me/fields").is_dir()
+    assert "bytes=" in server.sent()[-1]
 
 
 PROGRAM = """
@@ -478,8 +481,6 @@ def test_one_killed_half_way_and_then_two_at_once_fetch_once(server, ours, tmp_p
 def test_photographs_ask_before_the_default_network_is_fetched(
     server, tmp_path, monkeypatch, capsys
 ):
-    from PIL import Image
-
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     command = ["photo", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
     assert main(command) == 2
@@ -499,39 +500,20 @@ def test_photographs_ask_before_the_default_network_is_fetched(
     assert server.requests
 
 
-def test_photographs_say_where_fetched_weights_came_from(server, tmp_path):
-    from PIL import Image
-
-    from panoseg.models.network import build_network
-    from panoseg.models.weights import Weights, WeightsCard
-    from photograph_networks import TABLE, panoptic_fpn
-
-    config = panoptic_fpn()
-    torch.manual_seed(0)
-    save_weights(
-        tmp_path / "fpn",
-        Weights(WeightsCard(config, None, TABLE), build_network(config, TABLE).state_dict()),
-    )
-    server.models["me/fpn"] = {
-        path.name: path.read_bytes() for path in (tmp_path / "fpn").iterdir()
-    }
+def test_photographs_are_segmented_by_the_default_network_which_a_result_names(server, tmp_path):
+    folder = save_checkpoint(tmp_path / "eomt", "eomt")
+    name = "tue-mps/coco_panoptic_eomt_small_640_2x"
+    server.models[name] = {path.name: path.read_bytes() for path in folder.iterdir()}
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    assert (
-        main(
-            [
-                "photo",
-                str(tmp_path / "a.png"),
-                "--weights",
-                "hf:me/fpn",
-                "--out",
-                str(tmp_path / "out"),
-            ]
-        )
-        == 0
-    )
-    [source] = json.loads((tmp_path / "out" / "panoptic.json").read_text())["info"]["weights"]
-    assert source["source"] == "hf:me/fpn"
+    out = tmp_path / "out"
+    assert main(["photo", str(tmp_path / "a.png"), "--yes", "--out", str(out)]) == 0
+    [source] = json.loads((out / "panoptic.json").read_text())["info"]["weights"]
+    assert source["name"] == "coco-eomt-small"
+    assert source["licence"] == "mit"
     assert source["revision"] == COMMIT
+    asked = len(server.requests)
+    assert panoseg.load(f"hf:{name}").network.config.name == "hub_network"
+    assert len(server.requests) == asked
 
 
 def test_the_application_offers_weights_by_name(server, ours):
