@@ -24,7 +24,7 @@ import requests
 
 from panoseg.errors import WeightsError, require
 from panoseg.files import output_error
-from panoseg.text_files import reason_of, shortened
+from panoseg.text_files import json_of, reason_of, shortened
 
 ZENODO = "https://zenodo.org/api"
 HUB: str | None = None
@@ -486,10 +486,10 @@ def _json(url: str, place: str) -> dict[str, Any]:
             try:
                 answer = session.get(url, timeout=_TIMEOUT_S)
                 _raise_for_status(answer.status_code, answer, place)
-                return answer.json()
+                return json_of(answer.content)
             except (requests.ConnectionError, requests.Timeout) as error:
                 raise _AgainError(_connection_reason(error), reached=False) from error
-            except (requests.RequestException, ValueError, RecursionError) as error:
+            except (requests.RequestException, ValueError) as error:
                 raise WeightsError(
                     f"{url} gives no description ({reason_of(error)}). Try again later."
                 ) from error

@@ -14,7 +14,6 @@ are. Nothing is unpickled beyond tensors.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -46,7 +45,7 @@ from panoseg.models.weights_list import (
     statistics_of_folds,
 )
 from panoseg.progress import counting, print_line
-from panoseg.text_files import listed, shortened
+from panoseg.text_files import listed, read_json, shortened
 
 CACHE_VARIABLE = "PANOSEG_CACHE"
 SOURCE = "source.json"
@@ -465,10 +464,10 @@ def origin_of(folder: Path | str | None) -> dict[str, Any] | None:
     place = Path(folder)
     for path in (place / SOURCE, place.parent / SOURCE):
         try:
-            if path.is_file() and path.stat().st_size <= _LARGEST_SOURCE:
-                values = json.loads(path.read_text(encoding="utf-8"))
+            if path.exists():
+                values = read_json(path, _LARGEST_SOURCE)
                 return values if isinstance(values, dict) and "source" in values else None
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             return None
     return None
 

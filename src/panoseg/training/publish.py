@@ -22,13 +22,12 @@ from panoseg.files import hold_folder, new_folder, write_json, write_text
 from panoseg.models.model import find_weights
 from panoseg.models.weights import CARD, NUMBERS, Weights, load_weights, save_weights
 from panoseg.models.weights_by_name import origin_of
-from panoseg.text_files import reason_of
+from panoseg.text_files import read_json, reason_of
 from panoseg.training.fold_scores import METRICS
 
 PAGE, ITEM = "README.md", "item.json"
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,60}")
 _HUB = re.compile(r"hf:([\w.-]{1,96}/[\w.-]{1,96})")
-_LARGEST_METRICS = 64 * 1024**2
 _TASKS = {"panoptic": "panoptic", "semantic": "semantic", "instances": "instance"}
 
 
@@ -88,15 +87,15 @@ def _test_scores(run: Path) -> dict[str, Any]:
     """Return the scores of a run on its test set; none where it has not been scored."""
     path = run / METRICS
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST_METRICS:
+        if not path.exists():
             return {}
-        found = json.loads(path.read_text(encoding="utf-8")).get("test", {})
+        found = read_json(path).get("test", {})
         return {
             f"test_{name}": round(float(value), 3)
             for name, value in found.items()
             if isinstance(value, int | float)
         }
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise WeightsError(
             f"{path} cannot be read ({reason_of(error)}). Score the run again with panoseg test."
         ) from error
