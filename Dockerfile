@@ -32,12 +32,13 @@ COPY --from=build /opt/venv /opt/venv
 # Published weights are kept in /cache: mount a volume there to fetch them once.
 RUN groupadd --gid 1000 panoseg \
  && useradd --uid 1000 --gid panoseg --create-home panoseg \
- && mkdir --parents /data /cache/torch /cache/matplotlib \
+ && mkdir --parents /data /cache/torch /cache/matplotlib /cache/panoseg \
  && chown --recursive panoseg:panoseg /data /cache
 
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     TORCH_HOME=/cache/torch \
+    PANOSEG_CACHE=/cache/panoseg \
     MPLCONFIGDIR=/cache/matplotlib \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -30,7 +30,8 @@ from panoseg.cli import main
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.models import fetching, weight_archives, weights_list
 from panoseg.models.weights import save_weights
-from panoseg.models.weights_by_name import find_named, locate, origin_of, weights_cache
+from panoseg.models.weights_by_name import locate, origin_of, weights_cache
+from panoseg.models.weights_list import find_named
 from tiny_runs import tiny_options
 from weights_server import COMMIT, Server, serving
 
@@ -253,6 +254,18 @@ def test_a_pickle_of_the_hub_becomes_safetensors_and_code_in_one_is_not_run(serv
     assert not (weights_cache() / "hf--me--evil").exists()
 
 
+def test_a_published_pickle_with_code_is_refused_when_it_is_used(server, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    code = pickle.dumps({"state_dict": {"in_conv": Hostile()}})
+    files = {"conf.json": json.dumps(OPTIONS).encode(), "Fold_1/model.pth.tar": code}
+    server.records["5172301"] = {"w.zip": zipped(files)}
+    refusal(lambda: panoseg.load("pastis-utae-paps"), "damaged or holds more than numbers")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_an_address_is_fetched_with_its_checksum(server, ours, capsys):
     data = zipped(ours)
     server.files["/files/fields.zip"] = data
@@ -342,6 +355,31 @@ def test_offline_is_one_line_that_names_the_files_and_the_folder(
         (by_hand / name).write_bytes(data)
     assert locate("hf:me/fields") == by_hand
     assert {file["name"] for file in origin_of(by_hand)["files"]} == set(ours)
+
+
+def test_what_other_programs_have_of_the_hub_is_taken_without_the_internet(
+    server, tmp_path, ours, monkeypatch
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    repository = tmp_path / "hub" / "models--me--fields"
+    for name in ("blobs", f"snapshots/{COMMIT}", "refs"):
+        (repository / name).mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    for name, data in ours.items():
+        blob = repository / "blobs" / hashlib.sha256(data).hexdigest()
+        blob.write_bytes(data)
+        (repository / "snapshots" / COMMIT / name).symlink_to(blob)
+    blob = repository / "blobs" / hashlib.sha256(ours["model.safetensors"]).hexdigest()
+    blob.write_bytes(b"damaged")
+    refusal(lambda: locate("hf:me/fields"), "HF_HUB_OFFLINE is set")
+    blob.write_bytes(ours["model.safetensors"])
+    origin = origin_of(locate("hf:me/fields"))
+    assert origin["revision"] == COMMIT
+    assert {file["name"] for file in origin["files"]} == set(ours)
+    assert not server.requests
 
 
 def test_the_cache_is_where_the_user_says(server, tmp_path, ours, monkeypatch, capsys):

@@ -85,7 +85,8 @@ def _facts(entry: ListedWeights, cache: Path | None) -> dict[str, object]:
     """Return what is known of weights, JSON-ready."""
     from dataclasses import asdict
 
-    from panoseg.models.weights_by_name import find_named, folder_of, origin_of
+    from panoseg.models.weights_by_name import folder_of, origin_of
+    from panoseg.models.weights_list import find_named
 
     named = find_named(entry.name)
     folder = None if named is None else folder_of(named, cache)
@@ -106,7 +107,8 @@ def show_weights(name: Annotated[str, tyro.conf.Positional], *, cache: Path | No
         name: A name of the list, zenodo:RECORD or hf:OWNER/NAME; or a folder of weights.
         cache: Cache folder; by default PANOSEG_CACHE, or the user's cache folder.
     """
-    from panoseg.models.weights_by_name import find_named, folder_of, origin_of
+    from panoseg.models.weights_by_name import folder_of, origin_of
+    from panoseg.models.weights_list import find_named
 
     named = None if Path(name).is_dir() else find_named(name)
     folder = Path(name) if Path(name).is_dir() else None
@@ -161,7 +163,8 @@ def fetch_weights(
         sha256: Checksum of the file at an https address.
         cache: Cache folder; by default PANOSEG_CACHE, or the user's cache folder.
     """
-    from panoseg.models.weights_by_name import find_named, locate
+    from panoseg.models.weights_by_name import locate
+    from panoseg.models.weights_list import find_named
 
     if sha256 is not None:
         if len(names) != 1 or not names[0].startswith("https:"):

@@ -279,7 +279,7 @@ def download(file: RemoteFile, folder: Path, advance: Callable[[int], None]) -> 
         OutputError: The disk is full, and the like.
     """
     path, part = folder / file.name, folder / f"{file.name}.part"
-    if path.exists() and not _wrong_checksum(file, path):
+    if path.exists() and not is_damaged(file.checksum, path):
         advance(path.stat().st_size)
         return path
     continued = part.exists() and part.stat().st_size > 0
@@ -295,7 +295,7 @@ def download(file: RemoteFile, folder: Path, advance: Callable[[int], None]) -> 
     while True:
         _patiently(attempt)
         try:
-            wrong = _wrong_checksum(file, part)
+            wrong = is_damaged(file.checksum, part)
             if not wrong:
                 os.replace(part, path)
                 return path
@@ -310,13 +310,13 @@ def download(file: RemoteFile, folder: Path, advance: Callable[[int], None]) -> 
         continued = False
 
 
-def _wrong_checksum(file: RemoteFile, path: Path) -> str:
+def is_damaged(checksum: str, path: Path) -> str:
     """Return what is wrong with the checksum of a file, empty where it is right."""
-    hasher, expected = _hash_of(file.checksum, path.stat().st_size)
+    hasher, expected = _hash_of(checksum, path.stat().st_size)
     with path.open("rb") as content:
         while chunk := content.read(_CHUNK):
             hasher.update(chunk)
-    kind, found = file.checksum.partition(":")[0], hasher.hexdigest()
+    kind, found = checksum.partition(":")[0], hasher.hexdigest()
     return "" if found == expected else f"its {kind} is {found}, not {expected}"
 
 

@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from panoseg.errors import ConfigError, WeightsError
+from panoseg.errors import ConfigError, WeightsError, is_installed
 from panoseg.files import atomic, output_error, remove, write_json
 from panoseg.models.fetching import (
     Offer,
@@ -35,11 +33,14 @@ from panoseg.models.fetching import (
     download,
     https_file,
     hub_files,
+    is_damaged,
+    wanted_of_hub,
     zenodo_files,
 )
 from panoseg.models.weight_archives import find_root, is_archive, unpack
 from panoseg.models.weights_list import (
-    ListedWeights,
+    Named,
+    find_named,
     listed_weights,
     page_of,
     statistics_of_folds,
@@ -55,69 +56,9 @@ _MB = 10**6
 _LOCK_TOLD_S = 2.0
 _LARGEST_SOURCE = 4 * 1024**2
 _SHOWN_FILES = 50
-_HUB = re.compile(r"hf:([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w./-]{1,200}))?")
-_ZENODO = re.compile(r"zenodo:(\d{1,12})")
 
 Ask = Callable[[str], bool]
 """Asks a person a question; False where the answer is no."""
-
-
-@dataclass(frozen=True)
-class Named:
-    """Weights that a user named."""
-
-    source: str
-    """zenodo:RECORD, hf:OWNER/NAME[@REVISION], https://.., torchvision:NAME or package."""
-    folder_name: str
-    """Name of their folder in the cache."""
-    entry: ListedWeights | None
-    """Their entry in the list; None where they are not in it."""
-
-    @property
-    def title(self) -> str:
-        """What they are called in messages."""
-        return self.entry.name if self.entry else self.source.partition("#")[0]
-
-
-def find_named(text: str) -> Named | None:
-    """Return the weights that a text names; None where it is the path of a folder.
-
-    >>> find_named("zenodo:5172301").folder_name
-    'pastis-utae-paps'
-    >>> find_named("hf:me/fields@v1").folder_name
-    'hf--me--fields@v1'
-
-    Raises:
-        ConfigError: The text begins like a name, but is none.
-    """
-    entries = listed_weights()
-    if text in entries:
-        return Named(entries[text].source, text, entries[text])
-    for entry in entries.values():
-        if entry.source == text and ":" in text:
-            return Named(text, entry.name, entry)
-    if hub := _HUB.fullmatch(text):
-        if ".." in text or "--" in hub[1]:
-            raise _no_name(text)
-        revision = f"@{hub[2].replace('/', '-')}" if hub[2] else ""
-        return Named(text, f"hf--{hub[1].replace('/', '--')}{revision}", None)
-    if zenodo := _ZENODO.fullmatch(text):
-        return Named(text, f"zenodo-{zenodo[1]}", None)
-    if text.startswith(("https:", "http:")):
-        text = re.sub(r"^(https?):/+", r"\1://", text)  # what becomes of it as a path
-        offer = https_file(text, None)
-        stem = re.sub(r"[^\w.-]", "_", PurePosixPath(offer.files[0].name).stem)[:60]
-        return Named(text, f"https--{stem}--{offer.files[0].checksum[7:19]}", None)
-    if text.startswith(("hf:", "zenodo:")):
-        raise _no_name(text)
-    return None
-
-
-def _no_name(text: str) -> ConfigError:
-    return ConfigError(
-        f"{shortened(text)!r} names no weights. Write hf:OWNER/NAME, hf:OWNER/NAME@REVISION or"
-        " zenodo:RECORD, with the number of the record."
-    )
 
 
 def weights_cache(cache: Path | str | None = None) -> Path:
@@ -173,15 +114,16 @@ def locate(
         if Path(text).suffix or os.sep in text or "/" in text:
             return Path(text)
         raise _unknown(text)
-    here = folder_of(named, cache)
-    if here is not None and (named.source == "package" or (here / SOURCE).is_file()):
-        return here
+    here, place = folder_of(named, cache), weights_cache(cache)
+    if here is not None and (
+        named.source == "package" or (here / SOURCE).is_file() or not os.access(place, os.W_OK)
+    ):
+        return here  # also what somebody else has put into a cache that is shared for reading
     if named.entry is not None and named.entry.task == "backbone":
         raise ConfigError(
             f"{named.entry.name} is the backbone of a network, not a whole one. Train with it:"
             " panoseg train NAME --model.weights imagenet."
         )
-    place = weights_cache(cache)
     if here is None and ask is not None and not ask(_question(named, place)):
         raise ConfigError(f"{named.title} was not fetched. Name other weights with --weights.")
     try:
@@ -258,6 +200,9 @@ def _fetch(named: Named, place: Path) -> Path:
             for file in offer.files:
                 download(file, files, advance)
     except UnreachableError as error:
+        kept = _copy_from_hub_cache(named, part / "files")
+        if kept is not None:
+            return _finish(named, part, folder, kept)
         with_what = _what_to_put(named)
         raise WeightsError(
             f"{named.title} is not on this machine, and cannot be fetched"
@@ -274,6 +219,43 @@ def _fetch(named: Named, place: Path) -> Path:
         ],
     }
     return _finish(named, part, folder, source)
+
+
+def _copy_from_hub_cache(named: Named, files: Path) -> dict[str, Any] | None:
+    """Copy weights that other programs have fetched from the hub into its own cache.
+
+    The names of the files there are their checksums.
+
+    Args:
+        named: The weights.
+        files: Folder to copy them to.
+
+    Returns:
+        What to note of them; None where they are not there, whole.
+    """
+    kind, _, rest = named.source.partition(":")
+    if kind != "hf" or not is_installed("hub"):
+        return None
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = rest.partition("@")
+    try:
+        place = snapshot_download(repository, revision=revision or None, local_files_only=True)
+        names = wanted_of_hub([path.name for path in Path(place).iterdir()])
+        noted = []
+        remove(files)
+        files.mkdir(parents=True)
+        for name in names:
+            blob = (Path(place) / name).resolve()
+            checksum = f"{'sha256' if len(blob.name) == 64 else 'git'}:{blob.name}"
+            if is_damaged(checksum, blob):
+                return None
+            shutil.copyfile(blob, files / name)
+            noted.append({"name": name, "checksum": checksum})
+    except (OSError, ValueError, WeightsError):  # nothing is there
+        return None
+    about = {"revision": Path(place).name, "copied_from": "the cache of the hub", "files": noted}
+    return about if names else None
 
 
 def _what_to_put(named: Named) -> str:

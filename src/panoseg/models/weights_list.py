@@ -1,4 +1,4 @@
-"""The list of weights that are known by name: where they are, what they read, how good they are.
+"""Names of weights, and the list of those that are known: where they are, how good they are.
 
 The list is ``weights_list.json``. Scores are those that the authors publish, each with its source;
 nothing is fetched here.
@@ -7,15 +7,23 @@ nothing is fetched here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+
+from panoseg.errors import ConfigError
+from panoseg.text_files import shortened
 
 DEFAULT_FOR_PHOTOGRAPHS = "coco-eomt-small"
 """What photographs are segmented with where no weights are named."""
 _LIST = Path(__file__).with_name("weights_list.json")
+
+
+_HUB = re.compile(r"hf:([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w./-]{1,200}))?")
+_ZENODO = re.compile(r"zenodo:(\d{1,12})")
 
 
 @dataclass(frozen=True)
@@ -113,3 +121,63 @@ def page_of(source: str) -> str:
     if kind == "torchvision":
         return "https://docs.pytorch.org/vision/stable/models.html"
     return source if kind == "https" else ""
+
+
+@dataclass(frozen=True)
+class Named:
+    """Weights that a user named."""
+
+    source: str
+    """zenodo:RECORD, hf:OWNER/NAME[@REVISION], https://.., torchvision:NAME or package."""
+    folder_name: str
+    """Name of their folder in the cache."""
+    entry: ListedWeights | None
+    """Their entry in the list; None where they are not in it."""
+
+    @property
+    def title(self) -> str:
+        """What they are called in messages."""
+        return self.entry.name if self.entry else self.source.partition("#")[0]
+
+
+def find_named(text: str) -> Named | None:
+    """Return the weights that a text names; None where it is the path of a folder.
+
+    >>> find_named("zenodo:5172301").folder_name
+    'pastis-utae-paps'
+    >>> find_named("hf:me/fields@v1").folder_name
+    'hf--me--fields@v1'
+
+    Raises:
+        ConfigError: The text begins like a name, but is none.
+    """
+    entries = listed_weights()
+    if text in entries:
+        return Named(entries[text].source, text, entries[text])
+    for entry in entries.values():
+        if entry.source == text and ":" in text:
+            return Named(text, entry.name, entry)
+    if hub := _HUB.fullmatch(text):
+        if ".." in text or "--" in hub[1]:
+            raise _no_name(text)
+        revision = f"@{hub[2].replace('/', '-')}" if hub[2] else ""
+        return Named(text, f"hf--{hub[1].replace('/', '--')}{revision}", None)
+    if zenodo := _ZENODO.fullmatch(text):
+        return Named(text, f"zenodo-{zenodo[1]}", None)
+    if text.startswith(("https:", "http:")):
+        text = re.sub(r"^(https?):/+", r"\1://", text)  # what becomes of it as a path
+        from panoseg.models.fetching import https_file
+
+        offer = https_file(text, None)
+        stem = re.sub(r"[^\w.-]", "_", PurePosixPath(offer.files[0].name).stem)[:60]
+        return Named(text, f"https--{stem}--{offer.files[0].checksum[7:19]}", None)
+    if text.startswith(("hf:", "zenodo:")):
+        raise _no_name(text)
+    return None
+
+
+def _no_name(text: str) -> ConfigError:
+    return ConfigError(
+        f"{shortened(text)!r} names no weights. Write hf:OWNER/NAME, hf:OWNER/NAME@REVISION or"
+        " zenodo:RECORD, with the number of the record."
+    )
