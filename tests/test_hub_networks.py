@@ -9,6 +9,7 @@ import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from safetensors.torch import load_file, save_file
 
 import panoseg
 from hub_checkpoints import FAMILIES, LABELS, save_checkpoint
+from panoseg.app import stages
+from panoseg.app.settings import AppSettings
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.cli import main
 from panoseg.coco.format import CocoAnnotations
@@ -40,6 +43,7 @@ from photograph_networks import photograph
 from photograph_runs import simulate_photographs
 
 transformers = pytest.importorskip("transformers")
+RESNET18 = {"backbone": "resnet18", "features_only": True, "out_indices": [1, 2, 3, 4]}
 NAMES = tuple(entry.name for entry in SIMULATED_PHOTOGRAPHS.classes)
 DISC, SQUARE, GRASS, SKY = range(1, 5)
 TABLE = ClassTable(
@@ -307,7 +311,11 @@ WRONG = [
     ("mask2former", {"backbone_config": {"model_type": "code"}}, "unknown model_type 'code'"),
     ("mask2former", {"backbone_config": None, "backbone": "x/y"}, "Its backbone is a name"),
     ("mask2former", {"feature_strides": list(range(9999))}, "has 9999 entries; at most 4096"),
-    ("detr", {"use_timm_backbone": True}, "Its backbone is one of the package timm"),
+    (
+        "detr",
+        {"backbone_config": None, "backbone": "hf-hub:a/b", "use_timm_backbone": True},
+        "Its backbone 'hf-hub:a/b' of timm is not a ResNet",
+    ),
     ("oneformer", {"task_seq_len": 10**6}, "task_seq_len is not a length from 8 to 1024"),
     ("eomt", {"num_hidden_layers": 4}, "entries are missing"),
     ("eomt", {"hidden_size": 32}, "too large|of another shape"),
@@ -403,6 +411,18 @@ def test_the_extra_is_named_where_it_is_missing(folders, monkeypatch):
         load_weights(folders["eomt"])
     monkeypatch.undo()
     hub_networks.library.cache_clear()
+
+
+def test_the_backbone_of_published_detrs_is_one_of_timm(tmp_path, monkeypatch):
+    """Their options name it, and ask for its weights, which are in the checkpoint."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection"))
+    place = tmp_path / "detr"
+    save_checkpoint(place, "detr", backbone_config={"model_type": "timm_backbone", **RESNET18})
+    named = {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": True}
+    folder = changed(place, tmp_path / "published", backbone_config=None, **named)
+    one, two = (load_weights(path).state for path in (place, folder))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 # Labels
@@ -572,8 +592,6 @@ def test_a_network_is_fine_tuned_under_any_name(data, tmp_path, plain, capsys):
     assert result.best_epoch == 1
     assert main(["train", "coco-pspnet-r50", *words[2:], "--out", str(tmp_path / "no")]) == 2
     assert "is an experiment with a network of its own" in capsys.readouterr().err
-    other = panoseg.load().network  # a network for seasons
-    del other
     assert main(["train", "mine", "--model", str(tmp_path), "--data", ".", "--out", "x"]) == 2
     assert "card.json: No such file" in capsys.readouterr().err
 
@@ -618,3 +636,20 @@ def test_losses_know_things_and_stuff(folders):
     nothing = network.losses(PhotographBatch((empty,)))["loss"]
     nothing.backward()
     assert nothing.item() == 0
+
+
+def test_the_application_segments_with_it(folders, scene, tmp_path):
+    """The stage behind its page of photographs, with the weights that the page names."""
+    settings = AppSettings(tmp_path / "app", photo_weights=(folders["mask2former"],))
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "photo.png").write_bytes(scene.read_bytes())
+    lines: list[str] = []
+    job = SimpleNamespace(
+        folder=tmp_path,
+        settings=settings,
+        request=SimpleNamespace(weights="mask2former", name="scene.png"),
+        write=lines.append,
+    )
+    stages._segment(job)
+    assert (tmp_path / "photo" / "panoptic.json").stat().st_size > 100
+    assert lines[0].startswith("segmented in")

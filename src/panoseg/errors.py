@@ -166,7 +166,7 @@ _MODULES: dict[Extra, tuple[str, ...]] = {
     "gs": ("gcsfs",),
     "postgres": ("psycopg",),
     "heif": ("pillow_heif",),
-    "hub": ("transformers", "huggingface_hub"),
+    "hub": ("transformers", "timm", "huggingface_hub"),
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ from panoseg.panoptic.panoptic import Panoptic
 
 _PREFIX = "network."
 """Beginning of the names of all entries of the library's network."""
+_TIMM = re.compile(r"(wide_)?resnet[0-9]{2,3}[a-z0-9_]{0,20}")
+"""Backbones of the package timm that may be built: those of published DETRs."""
 
 
 @cache
@@ -82,8 +85,7 @@ def refused(what: str) -> Iterator[None]:
 def library_config(config: HubNetworkConfig) -> Any:  # noqa: ANN401
     """Return the library's configuration of a network."""
     family, module = FAMILIES[config.family], library()
-    values = read_options("architecture", config.architecture)
-    _check_parts(values, module)
+    values = _checked_parts(read_options("architecture", config.architecture), module)
     with refused(f"The configuration of {family.title}"):
         found = getattr(module, family.config).from_dict(values)
         found.num_labels = config.label_count
@@ -92,32 +94,34 @@ def library_config(config: HubNetworkConfig) -> Any:  # noqa: ANN401
     return found
 
 
-def _check_parts(values: Mapping[str, Any], module: Any) -> None:  # noqa: ANN401
-    """Raise ``ConfigError`` for a backbone that would be fetched, or that is not in the library."""
+def _checked_parts(values: Mapping[str, Any], module: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return options whose backbone has a configuration, and is not fetched.
+
+    Raises:
+        ConfigError: A part is not in the library, or only its name is known.
+    """
+    found = dict(values)
+    timm = found.pop("use_timm_backbone", found.get("model_type") == "detr")
+    backbone, kind = found.get("backbone_config"), found.get("model_type")
+    if timm and not backbone and kind == "detr":
+        # As the library's own for checkpoints that only name a backbone of timm.
+        layers = {"features_only": True, "out_indices": [1, 2, 3, 4]}
+        name = found.pop("backbone", None) or "resnet50"
+        found["backbone_config"] = {"model_type": "timm_backbone", "backbone": name, **layers}
+    elif found.get("backbone") and not backbone and "eomt" not in str(kind):
+        raise ConfigError("Its backbone is a name, not a configuration: use another checkpoint.")
     for name in ("backbone_config", "decoder_config"):
-        part = values.get(name)
+        part = found.get(name)
         if part is None:
             continue
-        kind = part.get("model_type") if isinstance(part, dict) else None
-        if kind not in module.CONFIG_MAPPING:
-            raise ConfigError(f"{name} has the unknown model_type {kind!r}.")
-    if _needs_timm(values):
-        raise ConfigError(
-            "Its backbone is one of the package timm. Use a checkpoint whose backbone is in"
-            " transformers itself."
-        )
-    if (
-        values.get("backbone")
-        and not values.get("backbone_config")
-        and "eomt" not in str(values.get("model_type"))
-    ):
-        raise ConfigError("Its backbone is a name, not a configuration: use another checkpoint.")
-
-
-def _needs_timm(values: Mapping[str, Any]) -> bool:
-    backbone = values.get("backbone_config") or {}
-    asked = values.get("use_timm_backbone", values.get("model_type") == "detr" and not backbone)
-    return bool(asked) or backbone.get("model_type") == "timm_backbone"
+        of_part = part.get("model_type") if isinstance(part, dict) else None
+        if of_part not in module.CONFIG_MAPPING:
+            raise ConfigError(f"{name} has the unknown model_type {of_part!r}.")
+        found[name] = {**part, "use_pretrained_backbone": False}
+        if of_part == "timm_backbone" and not _TIMM.fullmatch(str(part.get("backbone"))):
+            # Other names of timm are places from which it fetches, or are no backbones here.
+            raise ConfigError(f"Its backbone {part.get('backbone')!r} of timm is not a ResNet.")
+    return found
 
 
 def library_processor(config: HubNetworkConfig) -> Any:  # noqa: ANN401
