@@ -216,6 +216,15 @@ def test_every_class_segments_photographs(family, folders, scene, tmp_path, capf
     assert together[2].same_up_to_ids(alone[0])
 
 
+def test_a_folder_says_what_it_holds(folders, capsys):
+    assert main(["weights", "show", str(folders["maskformer"])]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "network MaskFormer; reads photographs" in printed
+    assert "classes 7 things and 3 kinds of stuff of own labels" in printed
+    assert main(["map", "nothing.nc", "--weights", str(folders["detr"]), "--out", "x"]) == 2
+    assert "reads photographs, not seasons" in capsys.readouterr().err
+
+
 def test_the_numbers_are_in_memory_once(folders, tmp_path):
     weights = load_weights(folders["mask2former"])
     network = weights.network()

@@ -133,6 +133,8 @@ def show_weights(name: Annotated[str, tyro.conf.Positional], *, cache: Path | No
         raise ConfigError(
             f"{name} is neither a folder nor a name of the list. See panoseg weights list."
         )
+    elif folder is not None:
+        facts |= _facts_of_card(folder)
     facts["folder"] = folder or f"not here; panoseg weights fetch {name}"
     origin = origin_of(folder) or {}
     for key in ("title", "revision", "doi", "licence", "fetched"):
@@ -142,6 +144,28 @@ def show_weights(name: Annotated[str, tyro.conf.Positional], *, cache: Path | No
         facts[f"file {file.get('name')}"] = file.get("checksum")
     width = max(map(len, facts))
     print("\n".join(f"{key:<{width}}  {value}" for key, value in facts.items() if value))
+
+
+def _facts_of_card(folder: Path) -> dict[str, object]:
+    """Return what a folder says of its weights: of a run, of weights, or of the hub."""
+    from panoseg.models.hub_folders import is_hub_folder
+    from panoseg.models.model import WEIGHTS
+    from panoseg.models.weights import CARD, load_card
+
+    found = folder / WEIGHTS if (folder / WEIGHTS / CARD).exists() else folder
+    if not (found / CARD).exists() and not is_hub_folder(found):
+        return {}  # of a published program, or of several folds
+    card = load_card(found)
+    table = card.classes
+    things, stuff = len(table.ids("thing")), len(table.ids("stuff"))
+    origin = card.provenance.get("imported_from", "")
+    return {
+        "network": f"{card.model.title}; reads {card.model.inputs}s",
+        "task": card.model.answers,
+        "classes": f"{things} things and {stuff} kinds of stuff of {table.name}",
+        "trained on": card.trained_on or (f"as {origin} says" if origin else ""),
+        "scores": ", ".join(f"{metric} {value}" for metric, value in card.scores.items()),
+    }
 
 
 def fetch_weights(
