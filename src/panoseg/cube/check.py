@@ -76,14 +76,20 @@ class Reading:
 
 
 def check_cube(
-    cube: xr.Dataset, bands: Sequence[str], options: ReadOptions | None = None
+    cube: xr.Dataset,
+    bands: Sequence[str],
+    options: ReadOptions | None = None,
+    fewest_bands: int | None = None,
 ) -> xr.Dataset:
     """Return ``cube`` in the conventions of this module, still lazy; see ``read_dataset``."""
-    return read_dataset(cube, bands, options).cube
+    return read_dataset(cube, bands, options, fewest_bands).cube
 
 
 def read_dataset(
-    cube: xr.Dataset, bands: Sequence[str], options: ReadOptions | None = None
+    cube: xr.Dataset,
+    bands: Sequence[str],
+    options: ReadOptions | None = None,
+    fewest_bands: int | None = None,
 ) -> Reading:
     """Bring a dataset into the conventions of this module.
 
@@ -96,6 +102,8 @@ def read_dataset(
         cube: A dataset as ``open_cube`` returns it.
         bands: Bands that are needed; others are dropped.
         options: What the file does not say.
+        fewest_bands: How many of ``bands`` are enough; None if all are needed. Those that are
+            missing are left out of the cube.
 
     Raises:
         CubeError: The dataset cannot be brought into the conventions.
@@ -108,7 +116,11 @@ def read_dataset(
     placed, more = _place(cube)
     notes += more
     newer_T = _newer_baseline(placed)
-    named, names = _name_bands(placed, bands, options)
+    named, names = _name_bands(placed, bands, options, fewest_bands or len(bands))
+    missing = [band for band in bands if band not in names]
+    if missing:
+        notes.append(f"The cube lacks {', '.join(missing)}; the map does without.")
+        bands = list(names)
     if crs is None:
         raise CubeError(
             "The cube states no coordinate system: pass the one of its x and y with --crs, in most"
@@ -297,7 +309,7 @@ def _number(value: object) -> float | None:
 
 
 def _name_bands(
-    cube: xr.Dataset, bands: Sequence[str], options: ReadOptions
+    cube: xr.Dataset, bands: Sequence[str], options: ReadOptions, fewest: int
 ) -> tuple[xr.Dataset, dict[str, str]]:
     """Return the bands under their own names, in order, and SCL; and band -> name in the file."""
     arrays, sources = _labelled(cube)
@@ -327,12 +339,14 @@ def _name_bands(
             )
         by_band[band] = label
     missing = [band for band in bands if band not in by_band]
-    if missing:
+    if len(bands) - len(missing) < fewest:
+        needs = "" if fewest == len(bands) else f"; at least {fewest} of its bands are needed"
         present = ", ".join(dict.fromkeys(label for source in sources for label in source))
         raise CubeError(
-            f"The cube lacks {', '.join(missing)} (it has: {present[:300] or 'nothing'}): say which"
-            f" is which with --bands, e.g. --bands {missing[0]}=NAME."
+            f"The cube lacks {', '.join(missing)} (it has: {present[:300] or 'nothing'}){needs}:"
+            f" say which is which with --bands, e.g. --bands {missing[0]}=NAME."
         )
+    bands = [band for band in bands if band in by_band]
     classes = _classification(cube, arrays, by_band, keys)
     chosen = {band: arrays[keys[by_band[band]]] for band in bands}
     if classes is not None:

@@ -57,16 +57,20 @@ def read_window(
     """Read the images of a window from disk, gaps filled in time.
 
     Returns:
-        images_TCHW: float32 reflectance x 10 000, without NaN.
+        images_TCHW: float32 reflectance x 10 000; NaN throughout in bands that the cube lacks, and
+            nowhere else.
         data_HW: bool, False where some band has no data on any date; the images are 0 there.
     """
-    part = cube[list(bands)].isel(y=window.rows, x=window.columns)
+    part = cube[[band for band in bands if band in cube]].isel(y=window.rows, x=window.columns)
     days_T = part["time"].values.astype("datetime64[D]").astype(np.int64)
     images_TCHW = np.empty(
         (cube.sizes["time"], len(bands), window.height, window.width), np.float32
     )
     data_HW = np.ones((window.height, window.width), bool)
     for channel, band in enumerate(bands):
+        if band not in part:
+            images_TCHW[:, channel] = np.nan
+            continue
         # One band at a time, so that little is read and not yet filled. The scheduler is passed
         # here, because dask's configuration is one for all threads and a task of a cluster would
         # ask the cluster to read.

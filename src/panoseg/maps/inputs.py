@@ -231,7 +231,7 @@ def open_season(
     """Return the checked cube with the dates of its season only, the season, and notes."""
     cube = open_cube(cube_path)
     with reading(cube_path):
-        reading_of = read_dataset(cube, card.bands, options.read)
+        reading_of = read_dataset(cube, card.bands, options.read, card.model.fewest_bands)
         cube = reading_of.cube
         season = choose_season(
             cube,

@@ -94,8 +94,9 @@ class OpenJob:
         if self._given is not None:
             return self._given
         with reading(self.job.cube_path):
-            bands, read = self.job.weights.card.bands, self.job.options.read
-            cube = check_cube(open_cube(self.job.cube_path), bands, read)
+            card, read = self.job.weights.card, self.job.options.read
+            opened = open_cube(self.job.cube_path)
+            cube = check_cube(opened, card.bands, read, card.model.fewest_bands)
             return cube.isel(time=self.job.index_T)
 
     @cached_property

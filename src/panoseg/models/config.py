@@ -12,6 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from panoseg.classes import ClassTable
 from panoseg.errors import ConfigError
 from panoseg.models.configs.base import NetworkConfig
+from panoseg.models.configs.composites import CompositesConfig
+from panoseg.models.configs.fields import FieldsConfig
 from panoseg.models.configs.hub import HubNetworkConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
@@ -36,6 +38,8 @@ ModelConfig = (
     | UConvLstmConfig
     | FpnConfig
     | ConvRnnConfig
+    | CompositesConfig
+    | FieldsConfig
     | PanopticFpnConfig
     | PspNetConfig
     | MaskRcnnConfig

@@ -282,9 +282,17 @@ class Model:
         day0 = date(infer_harvest_year(dates_T, self.season_start) - 1, *self.season_start)
         self.network.count_days_from(day0)
         days_T = (dates_T - np.datetime64(day0)).astype(np.int64)
-        filled = [fill_gaps(images_TCHW[order, band], days_T) for band in range(len(bands))]
-        data_HW = np.logical_and.reduce([data for _, data in filled])
-        return np.stack([values for values, _ in filled], axis=1), days_T, data_HW
+        missing_C = np.isnan(images_TCHW).all(axis=(0, 2, 3))
+        missing_C &= not missing_C.all()  # then no pixel has data, and nothing is found
+        fewest = self.network.config.fewest_bands or len(bands)
+        if missing_C.any() and len(bands) - missing_C.sum() < fewest:
+            names = ", ".join(np.array(bands)[missing_C])
+            raise CubeError(f"The bands {names} have no data, and {fewest} bands are needed.")
+        filled_TCHW, data_HW = images_TCHW[order].astype(np.float32), np.array(True)
+        for band in np.flatnonzero(~missing_C):
+            filled_TCHW[:, band], band_data_HW = fill_gaps(filled_TCHW[:, band], days_T)
+            data_HW = data_HW & band_data_HW
+        return filled_TCHW, days_T, data_HW
 
     def _photograph(self, image: Photo) -> Any:  # noqa: ANN401
         """Return a photograph as a batch on the device."""

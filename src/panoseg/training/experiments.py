@@ -16,6 +16,8 @@ from panoseg.data.config import AugmentationConfig, DataConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.base import PapsLossConfig
+from panoseg.models.configs.composites import CompositesConfig
+from panoseg.models.configs.fields import FieldsConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.configs.season import (
@@ -93,6 +95,31 @@ _SIMULATED = TrainConfig(
     validate_every=48,
     max_validation_patches=16,
     precision="bf16-mixed",
+)
+
+
+_SIMULATED_FIELDS = TrainConfig(
+    model=FieldsConfig(backbone=CompositesConfig(band_dropout=0.3)),
+    data=DataConfig(
+        augmentation=AugmentationConfig(
+            flips=True,
+            turns=True,
+            min_dates=2,
+            max_dates=61,
+            day_jitter=2,
+            season_shift=8,
+            band_gain=0.05,
+            band_offset=30.0,
+            date_gain=0.03,
+        )
+    ),
+    optimiser=OptimiserConfig(
+        learning_rate=0.002, schedule="cosine", warm_up_steps=50, gradient_clip=5.0
+    ),
+    initialisation="torch",
+    epochs=8,
+    validate_every=8,
+    max_validation_patches=40,
 )
 
 
@@ -267,6 +294,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "s2tsczcrop-unet3d": _crop2seg(UNet3dConfig(classes=15), "", "unet3d"),
     "simulated-utae-paps": Experiment(
         _SIMULATED, "simulated", "", "the weights that ship with panoseg"
+    ),
+    "simulated-fields": Experiment(
+        _SIMULATED_FIELDS, "simulated", "", "fields of any size, from any bands and dates"
     ),
     "coco-panoptic-fpn-r50-1x": _coco(
         _PHOTOGRAPHS,

@@ -47,6 +47,8 @@ class NetworkConfig:
     """Things and stuff, a class for each pixel, or things alone."""
     scorer: ClassVar[str]
     """How it is scored: a key of ``panoseg.training.scorers.SCORERS``."""
+    fewest_bands: ClassVar[int | None] = None
+    """How many of its bands a season must have, the others being NaN; None: all of them."""
     max_tta: ClassVar[int] = 1
     """Largest number of test-time augmentations; 1: none are supported."""
     train_options: ClassVar[frozenset[str]]

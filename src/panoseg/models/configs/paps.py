@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, get_args
 
 from panoseg.models.configs.base import NetworkConfig, expect, expect_share, expect_size
+from panoseg.models.configs.composites import CompositesConfig
 from panoseg.models.configs.season import (
     ConvRnnConfig,
     FpnConfig,
@@ -26,6 +27,7 @@ BackboneConfig = (
     | UConvLstmConfig
     | FpnConfig
     | ConvRnnConfig
+    | CompositesConfig
 )
 """Networks that give maps to a head: those whose options have ``map_widths``."""
 
@@ -93,6 +95,11 @@ class PapsConfig(NetworkConfig):
     def reference_date(self) -> str | None:
         """The date from which the backbone counts days; None for one that ignores dates."""
         return getattr(self.backbone, "reference_date", None)
+
+    @property
+    def fewest_bands(self) -> int | None:  # type: ignore[override]
+        """How many of the bands a season must have."""
+        return self.backbone.fewest_bands
 
     @property
     def bands(self) -> int:

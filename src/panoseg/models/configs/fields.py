@@ -1,0 +1,82 @@
+"""Options of the head that draws fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self, get_args
+
+from panoseg.models.configs.base import NetworkConfig, expect, expect_share
+from panoseg.models.configs.composites import CompositesConfig
+from panoseg.models.configs.paps import BackboneConfig
+
+
+@dataclass(frozen=True)
+class FieldsConfig(NetworkConfig):
+    """Fields: extent, boundaries and distances of fields, from which regions are drawn.
+
+    Its head works on the maps of a backbone.
+    """
+
+    name: ClassVar[str] = "fields"
+    network: ClassVar[str] = "panoseg.models.fields:Fields"
+    inputs = "season"
+    answers = "panoptic"
+    scorer = "parcels"
+    max_tta = 8
+    train_options = frozenset({"data", "tune_threshold"})
+    backbone_prefix = "encoder."
+
+    backbone: BackboneConfig = field(default_factory=CompositesConfig)
+    """The network that computes the maps; its ``classes`` are those of the fields."""
+    extent_threshold: float = 0.5
+    """Probability from which a pixel belongs to a field; training tunes it on the validation fold.
+    """
+    merge_threshold: float = 0.4
+    """Mean probability of a boundary below which the regions on its two sides are one field;
+    training tunes it on the validation fold.
+    """
+    min_pixels: int = 8
+    """Smaller fields are left out."""
+
+    def __post_init__(self) -> None:
+        names = ", ".join(kind.name for kind in get_args(BackboneConfig))
+        expect(
+            isinstance(self.backbone, BackboneConfig),
+            f"backbone must be one of {names}, not {self.backbone.name}.",
+        )
+        expect_share(self, "extent_threshold", "merge_threshold")
+        expect(self.min_pixels >= 1, f"min_pixels must be at least 1, not {self.min_pixels}.")
+
+    def fitted(self, **facts: Any) -> Self:  # noqa: ANN401
+        """Return the same options with what follows from the data; it is the backbone's."""
+        return replace(self, backbone=self.backbone.fitted(**facts))
+
+    @property
+    def title(self) -> str:
+        """The network's name in words."""
+        return f"{self.backbone.title} + fields"
+
+    @property
+    def reference_date(self) -> str | None:
+        """The date from which the backbone counts days; None for one that ignores dates."""
+        return getattr(self.backbone, "reference_date", None)
+
+    @property
+    def fewest_bands(self) -> int | None:  # type: ignore[override]
+        """How many of the bands a season must have."""
+        return self.backbone.fewest_bands
+
+    @property
+    def bands(self) -> int:
+        """Channels of an image."""
+        return self.backbone.bands
+
+    @property
+    def classes(self) -> int:
+        """Scores a field gets."""
+        return self.backbone.classes
+
+    @property
+    def stride(self) -> int:
+        """Stride of the coarsest map, in pixels of the image."""
+        return self.backbone.stride

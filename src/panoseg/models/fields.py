@@ -1,0 +1,332 @@
+"""The head that draws fields: extent, boundaries and distances at full resolution.
+
+Fields may have any size. What is learned: whether a pixel belongs to a field, whether it lies on
+the inner boundary of one, how far it is from that boundary (all three as in Waldner and
+Diakogiannis 2020, "Deep learning on edge: extracting field boundaries from satellite images"), and
+whether two neighbouring pixels belong to different fields. ``panoseg.panoptic.regions`` draws
+fields from these.
+
+Shape suffixes: B batch, K classes, H W pixels, N fields, V augmentations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panoseg.data.samples import Batch
+from panoseg.models.configs.fields import FieldsConfig
+from panoseg.models.layers import ConvBlock
+from panoseg.models.network import (
+    PLAIN,
+    Backbone,
+    Network,
+    PredictOptions,
+    build_network,
+    labels_of,
+)
+from panoseg.models.outputs import FeatureMaps
+from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic.regions import basins, draw_regions, merge_basins, without_small
+from panoseg.panoptic.segments import Segments, kinds_of
+from panoseg.panoptic.tta import augment, chosen_augmentations, undo_augmentation
+
+EXTENT, BOUNDARY, DISTANCE, RIGHT, BELOW = range(5)
+"""Channels of the head's maps: logits of the probabilities that ``draw_regions`` takes."""
+_WEIGHTS = {"extent": 1.0, "boundary": 1.0, "distance": 2.0, "edge": 1.0, "class": 0.5}
+_BEYOND = 8
+"""Pixels for which a field goes on beyond the rim of a patch, for its distances."""
+_EXTENT_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+_MERGE_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+@dataclass(frozen=True)
+class FieldTargets:
+    """What the head learns from one batch."""
+
+    known_BHW: Tensor
+    """bool, pixels whose label is known: not void."""
+    maps_B5HW: Tensor
+    """float32, 0..1, by channel as ``EXTENT`` and the others say."""
+    pair_B2HW: Tensor
+    """bool, pairs of known pixels of which at least one belongs to a field."""
+
+    @classmethod
+    def of(cls, instances_BHW: Tensor, void_BHW: Tensor) -> FieldTargets:
+        """Compute the targets of a batch.
+
+        Args:
+            instances_BHW: int, number of the field, 0 for none.
+            void_BHW: bool, pixels that are not trained.
+        """
+        instances = np.where(void_BHW.cpu().numpy(), 0, instances_BHW.cpu().numpy())
+        maps_B5HW = np.stack([_target_maps(instances_HW) for instances_HW in instances])
+        inside_BHW, known_BHW = torch.from_numpy(instances > 0), ~void_BHW.cpu()
+        pair_B2HW = torch.stack(
+            [
+                _pairs(inside_BHW, axis, torch.logical_or)
+                & _pairs(known_BHW, axis, torch.logical_and)
+                for axis in (2, 1)
+            ],
+            dim=1,
+        )
+        device = instances_BHW.device
+        return cls(
+            known_BHW.to(device), torch.from_numpy(maps_B5HW).to(device), pair_B2HW.to(device)
+        )
+
+
+def _pairs(pixels_BHW: Tensor, axis: int, both: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return what ``both`` says of each pixel and the next one; False for the last."""
+    length = pixels_BHW.shape[axis]
+    joined = both(pixels_BHW.narrow(axis, 0, length - 1), pixels_BHW.narrow(axis, 1, length - 1))
+    return torch.cat([joined, torch.zeros_like(pixels_BHW.narrow(axis, 0, 1))], dim=axis)
+
+
+def _target_maps(instances_HW: np.ndarray) -> np.ndarray:
+    """Return the five maps of one patch, float32."""
+    inside_HW = instances_HW > 0
+    right_HW, below_HW = np.zeros_like(inside_HW), np.zeros_like(inside_HW)
+    right_HW[:, :-1] = instances_HW[:, 1:] != instances_HW[:, :-1]
+    below_HW[:-1] = instances_HW[1:] != instances_HW[:-1]
+    edge_HW = right_HW | below_HW
+    edge_HW[:, 1:] |= right_HW[:, :-1]
+    edge_HW[1:] |= below_HW[:-1]
+    boundary_HW = edge_HW & inside_HW
+    # What lies beyond the rim of the patch is not known: fields go on for a few pixels there.
+    wider_HW = np.pad(inside_HW & ~boundary_HW, _BEYOND, mode="edge")
+    own = (slice(_BEYOND + 1, -_BEYOND - 1),) * 2
+    distance_HW = ndimage.distance_transform_edt(np.pad(wider_HW, 1))[own]
+    distance_HW = np.where(inside_HW, distance_HW + 0.5, 0)
+    numbers, place_HW = np.unique(instances_HW, return_inverse=True)
+    place_HW = place_HW.reshape(instances_HW.shape)
+    farthest_N = ndimage.maximum(distance_HW, place_HW, np.arange(len(numbers)))
+    relative_HW = distance_HW / np.maximum(farthest_N, 0.5)[place_HW]
+    return np.stack([inside_HW, boundary_HW, relative_HW, right_HW, below_HW]).astype(np.float32)
+
+
+class Fields(Network):
+    """Fields of a season, by a head on the maps of any network for seasons."""
+
+    loss_names = ("loss", *_WEIGHTS)
+
+    def __init__(self, config: FieldsConfig) -> None:
+        super().__init__(config)
+        encoder = build_network(config.backbone)
+        assert isinstance(encoder, Backbone), "a network that gives maps"
+        self.encoder: Backbone = encoder
+        width = config.backbone.map_widths[0]
+        self.maps_conv = nn.Sequential(ConvBlock((width, width)), nn.Conv2d(width, 5, 1))
+
+    def maps(self, features: FeatureMaps) -> tuple[Tensor, Tensor]:
+        """Return logits of the five maps, B x 5 x H x W, and of the classes, B x K x H x W."""
+        return self.maps_conv(features.pyramid[-1]).float(), self.encoder.scores(features)
+
+    def forward(
+        self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what ``maps`` returns; arguments as in ``Backbone``."""
+        return self.maps(self.encoder.features(images_BTCHW, days_BT, valid_BT))
+
+    def losses(self, batch: Batch, heatmap_only: bool = False) -> dict[str, Tensor]:
+        """Return the weighted sum of the losses, and each of them."""
+        classes_BHW = labels_of(batch.classes_BHW)
+        void_BHW = torch.isin(classes_BHW, classes_BHW.new_tensor(self.table.ids("void")))
+        targets = FieldTargets.of(labels_of(batch.instances_BHW), void_BHW)
+        logits_B5HW, scores_BKHW = self(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
+        known_BHW, true_B5HW = targets.known_BHW.float(), targets.maps_B5HW
+        inside_BHW = true_B5HW[:, EXTENT]
+        parts = {
+            "extent": _overlap_loss(logits_B5HW[:, EXTENT], inside_BHW, known_BHW),
+            "boundary": _overlap_loss(logits_B5HW[:, BOUNDARY], true_B5HW[:, BOUNDARY], known_BHW),
+            "distance": _mean(
+                (logits_B5HW[:, DISTANCE].sigmoid() - true_B5HW[:, DISTANCE]) ** 2, known_BHW
+            ),
+            "edge": _overlap_loss(
+                logits_B5HW[:, RIGHT:], true_B5HW[:, RIGHT:], targets.pair_B2HW.float()
+            ),
+            "class": _mean(
+                F.cross_entropy(scores_BKHW, classes_BHW, reduction="none"), known_BHW * inside_BHW
+            ),
+        }
+        total = torch.stack([_WEIGHTS[name] * loss for name, loss in parts.items()]).sum()
+        return {"loss": total, **parts}
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, options: PredictOptions = PLAIN) -> list[Panoptic]:
+        """Return one segmentation a season; maps of augmentations are averaged."""
+        maps_B5HW, class_BKHW = self.probabilities(batch, options.tta)
+        config = self.config
+        return [
+            self._panoptic(
+                draw_regions(
+                    maps_5HW[EXTENT],
+                    maps_5HW[BOUNDARY],
+                    maps_5HW[DISTANCE],
+                    maps_5HW[RIGHT:],
+                    config.extent_threshold,
+                    config.merge_threshold,
+                    config.min_pixels,
+                ),
+                maps_5HW,
+                class_KHW,
+            )
+            for maps_5HW, class_KHW in zip(maps_B5HW, class_BKHW, strict=True)
+        ]
+
+    @torch.no_grad()
+    def probabilities(self, batch: Batch, tta: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probabilities of the five maps and of the classes of things, float32."""
+        maps_V, class_V = [], []
+        for view in chosen_augmentations(tta):
+            logits_B5HW, scores_BKHW = self(
+                augment(batch.images_BTCHW, view), batch.days_BT, batch.valid_BT
+            )
+            maps_V.append(_turn_back(logits_B5HW.sigmoid(), view))
+            class_V.append(undo_augmentation(self._of_things(scores_BKHW), view))
+        return (
+            torch.stack(maps_V).mean(0).cpu().numpy(),
+            torch.stack(class_V).mean(0).cpu().numpy(),
+        )
+
+    def _of_things(self, scores_BKHW: Tensor) -> Tensor:
+        """Return the probability of each class, given that a pixel is of a thing."""
+        thing_K = torch.zeros(scores_BKHW.shape[1], dtype=torch.bool, device=scores_BKHW.device)
+        thing_K[list(self.table.ids("thing"))] = True
+        return scores_BKHW.masked_fill(~thing_K[:, None, None], -torch.inf).softmax(1)
+
+    def _panoptic(
+        self, region_HW: np.ndarray, maps_5HW: np.ndarray, class_KHW: np.ndarray
+    ) -> Panoptic:
+        count = int(region_HW.max())
+        if not count:
+            return Panoptic(region_HW, Segments.of([]), self.table)
+        ids = np.arange(1, count + 1, dtype=np.int32)
+        areas = np.bincount(region_HW.ravel(), minlength=count + 1)[1:]
+        probabilities = np.stack(
+            [
+                np.bincount(region_HW.ravel(), value_HW.ravel(), count + 1)[1:] / areas
+                for value_HW in class_KHW
+            ],
+            axis=1,
+        ).astype(np.float32)
+        class_ids = probabilities.argmax(1).astype(np.int32)
+        extent_N = np.bincount(region_HW.ravel(), maps_5HW[EXTENT].ravel(), count + 1)[1:] / areas
+        kinds = kinds_of(class_ids, self.table)
+        scores = extent_N.astype(np.float32)
+        segments = Segments(ids, class_ids, scores, areas, kinds, probabilities)
+        return Panoptic(region_HW, segments, self.table)
+
+    @torch.no_grad()
+    def tune(self, batches: Iterable[Batch], add_up: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Set both thresholds to those of the best panoptic quality, any class, on a set."""
+        counts = np.zeros((len(_EXTENT_THRESHOLDS), len(_MERGE_THRESHOLDS), 4))
+        for batch in batches:
+            classes_BHW = labels_of(batch.classes_BHW)
+            void_BHW = torch.isin(classes_BHW, classes_BHW.new_tensor(self.table.ids("void")))
+            samples = zip(
+                self.probabilities(batch)[0],
+                labels_of(batch.instances_BHW).cpu().numpy(),
+                void_BHW.cpu().numpy(),
+                strict=True,
+            )
+            for maps_5HW, instances_HW, void_HW in samples:
+                counts += self._counts(maps_5HW, np.where(void_HW, 0, instances_HW), void_HW)
+        iou, _, true, drawn = np.moveaxis(add_up(counts), -1, 0)
+        quality = 2 * iou / np.maximum(true + drawn, 1)
+        extent, merge = np.unravel_index(quality.argmax(), quality.shape)
+        self.config = replace(
+            self.config,
+            extent_threshold=_EXTENT_THRESHOLDS[extent],
+            merge_threshold=_MERGE_THRESHOLDS[merge],
+        )
+
+    def _counts(self, maps_5HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray) -> np.ndarray:
+        """Return sum of IoU, matches, true and drawn fields for each pair of thresholds."""
+        counts = np.zeros((len(_EXTENT_THRESHOLDS), len(_MERGE_THRESHOLDS), 4))
+        for i, extent in enumerate(_EXTENT_THRESHOLDS):
+            basin_HW = basins(maps_5HW[EXTENT] >= extent, maps_5HW[BOUNDARY], maps_5HW[DISTANCE])
+            for j, merge in enumerate(_MERGE_THRESHOLDS):
+                region_HW = merge_basins(basin_HW, maps_5HW[RIGHT:], merge)
+                region_HW = without_small(region_HW, self.config.min_pixels)
+                counts[i, j] = _matches(region_HW, true_HW, void_HW)
+        return counts
+
+    def tuned_config(self) -> FieldsConfig:
+        """Return the configuration with the tuned thresholds."""
+        config: FieldsConfig = self.config
+        return config
+
+    def attention(self, batch: Batch) -> Tensor | None:
+        """Return the attention of the backbone over dates."""
+        return self.encoder.attention(batch)
+
+    def compile_features(self) -> None:
+        """Compile the backbone; what follows is small."""
+        self.encoder.compile_features()
+
+
+def _turn_back(maps_B5HW: Tensor, view: int) -> Tensor:
+    """Undo an augmentation of the maps; pairs of pixels change their directions with it.
+
+    A pair is stored at its left or upper pixel, so pairs are spread to both pixels' positions
+    before and read again after the turn.
+    """
+    if view == 0:
+        return maps_B5HW
+    height, width = maps_B5HW.shape[-2:]
+    fine = maps_B5HW.new_zeros((len(maps_B5HW), 1, 2 * height - 1, 2 * width - 1))
+    fine[:, 0, ::2, 1::2] = maps_B5HW[:, RIGHT, :, :-1]
+    fine[:, 0, 1::2, ::2] = maps_B5HW[:, BELOW, :-1]
+    fine = undo_augmentation(fine, view)
+    pixels_B3HW = undo_augmentation(maps_B5HW[:, :RIGHT], view)
+    right_B1HW = F.pad(fine[..., ::2, 1::2], (0, 1))
+    below_B1HW = F.pad(fine[..., 1::2, ::2], (0, 0, 0, 1))
+    return torch.cat([pixels_B3HW, right_B1HW, below_B1HW], dim=1)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _overlap_loss(logits: Tensor, true: Tensor, weight: Tensor) -> Tensor:
+    """Return cross entropy plus log-cosh dice, of pixels with a weight.
+
+    Jadon 2020, "A survey of loss functions for semantic segmentation", equation 13.
+    """
+    entropy = _mean(F.binary_cross_entropy_with_logits(logits, true, reduction="none"), weight)
+    probability = logits.sigmoid()
+    both = (probability * true * weight).sum()
+    dice = 1 - (2 * both + 1) / ((probability * weight).sum() + (true * weight).sum() + 1)
+    return entropy + torch.log(torch.cosh(dice))
+
+
+def _matches(drawn_HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray) -> np.ndarray:
+    """Return the sum of IoU over matches, their number, and those of true and drawn fields."""
+    drawn = int(drawn_HW.max()) + 1
+    on_void = np.bincount(drawn_HW[void_HW], minlength=drawn)
+    area = np.bincount(drawn_HW.ravel(), minlength=drawn)
+    ignored = on_void > 0.5 * area
+    ignored[0] = True
+    true_area = np.bincount(true_HW.ravel())
+    key = true_HW.astype(np.int64) * drawn + np.where(void_HW, 0, drawn_HW)
+    keys, both = np.unique(key, return_counts=True)
+    true, other = keys // drawn, keys % drawn
+    real = (true > 0) & (other > 0)
+    true, other, both = true[real], other[real], both[real]
+    iou = both / (true_area[true] + (area - on_void)[other] - both)
+    matched = iou > 0.5
+    return np.array(
+        [
+            iou[matched].sum(),
+            matched.sum(),
+            (true_area[1:] > 0).sum(),
+            (~ignored).sum(),
+        ]
+    )
