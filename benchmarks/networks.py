@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from panoseg.data.samples import CentreTargetsBatch
 from panoseg.models.config import ModelConfig
+from panoseg.models.configs.composites import CompositesConfig
+from panoseg.models.configs.fields import FieldsConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import (
     ConvRnnConfig,
@@ -44,8 +46,10 @@ NETWORKS: dict[str, ModelConfig] = {
     "unet_naive": NaiveUnetConfig(),
     "utae-paps": PapsConfig(),
     "uconvlstm-paps": PapsConfig(backbone=UConvLstmConfig()),
+    "composites": CompositesConfig(),
+    "composites-fields": FieldsConfig(),
 }
-"""The published networks, at their published sizes."""
+"""The published networks, at their published sizes, and ours."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,7 @@ class Work:
         valid_BT = torch.ones(batch, dates, dtype=torch.bool, device=device)
         return cls(model.to(device), images_BTCHW, days_BT, valid_BT, parcels(size, batch, device))
 
-    def forward(self) -> PapsOutput | SemanticOutput:
+    def forward(self) -> PapsOutput | SemanticOutput | tuple[Tensor, Tensor]:
         """What the network says; gradients only where the surroundings want them."""
         zones = (self.targets.zone_BHW,) if isinstance(self.model, PaPs) else ()
         return self.model(self.images_BTCHW, self.days_BT, self.valid_BT, *zones)
@@ -84,6 +88,8 @@ class Work:
         output = self.forward()
         if isinstance(output, PapsOutput):
             return PapsLoss(void=19)(output, self.targets).total
+        if isinstance(output, tuple):  # maps and class scores of fields
+            return output[0].square().mean() + output[1].square().mean()
         return output.logits_BKHW.float().square().mean()
 
     def step(self) -> None:

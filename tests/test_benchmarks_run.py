@@ -47,6 +47,8 @@ TINY = {
     "simulated_against_real.py": "--seasons 1 --size 48",
     "simulation.py": "1",
     "stack_frames.py": "",
+    "train_fields.py": "out --pieces 1 --patches 6 --kept 2 --size 32 --epochs 1",
+    "hand_drawn.py": "season.nc drawn place",
 }
 """Options of each benchmark, which runs in the folder ``inputs``."""
 
@@ -66,6 +68,10 @@ def inputs(tmp_path):
         fields.append(box(left, top - 10 * side, left + 10 * side, top))
     cube.to_netcdf(tmp_path / "season.nc")
     gpd.GeoDataFrame(geometry=fields, crs="EPSG:32631").to_file(tmp_path / "truth.gpkg")
+    for reader in ("one", "two"):
+        (tmp_path / "drawn" / reader).mkdir(parents=True)
+        np.save(tmp_path / "drawn" / reader / "place.npy", np.ones((32, 32), np.int32))
+        (tmp_path / "drawn" / reader / "place.json").write_text('[{"kind": "field"}]')
     return tmp_path
 
 

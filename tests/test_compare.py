@@ -216,3 +216,31 @@ def test_the_real_register_against_itself(real_data):
     assert found.true_parcels == 17
     assert found.left_out == 2
     assert found.quality.pq == pytest.approx(1.0)
+
+
+def test_ignored_land_counts_for_nothing(tmp_path, capsys):
+    """A parcel mostly on unsure land is neither missed nor invented, and a match is cut by it."""
+    truth = table(box(0, 0, 100, 100), box(200, 0, 300, 100), box(400, 0, 500, 100))
+    found = table(box(0, 0, 100, 100), box(200, 40, 300, 140), box(600, 0, 700, 100))
+    plain = compare_parcels(found, truth).quality
+    assert (plain.found, plain.missed, plain.invented) == (1, 2, 2)
+    unsure = table(box(190, -10, 310, 150), box(590, -10, 660, 110))
+    cut = compare_parcels(found, truth, ignore=unsure)
+    assert (cut.quality.found, cut.quality.missed, cut.quality.invented) == (1, 1, 0)
+    assert (cut.parcels, cut.true_parcels, cut.left_out) == (1, 2, 1)
+    # Less than half of a parcel is unsure: the rest of it counts.
+    shifted = table(box(30, 0, 130, 100))
+    assert compare_parcels(shifted, truth).quality.sq == pytest.approx(70 / 130)
+    beyond = table(box(100, 0, 140, 100))
+    assert compare_parcels(shifted, truth, ignore=beyond).quality.sq == pytest.approx(0.7)
+    for name, one in (("found", found), ("truth", truth), ("unsure", unsure)):
+        write_geoparquet([one], tmp_path / f"{name}.parquet")
+    files = [str(tmp_path / f"{name}.parquet") for name in ("found", "truth", "unsure")]
+    assert main(["compare", *files[:2], "--json", str(tmp_path / "plain.json")]) == 0
+    assert (
+        main(["compare", *files[:2], "--ignore", files[2], "--json", str(tmp_path / "cut.json")])
+        == 0
+    )
+    scores = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("plain", "cut")]
+    assert [score["missed"] for score in scores] == [2, 1]
+    assert [score["invented"] for score in scores] == [2, 0]

@@ -26,7 +26,7 @@ from panoseg.models.fields import BELOW, DISTANCE, RIGHT, FieldTargets, _turn_ba
 from panoseg.models.model import Model
 from panoseg.models.network import PredictOptions, build_network
 from panoseg.models.weights import Weights
-from panoseg.panoptic.regions import draw_regions, merge_basins, without_small
+from panoseg.panoptic.regions import describe_regions, draw_regions, merge_basins, without_small
 from panoseg.panoptic.tta import augment
 from small_networks import SMALL_UTAE, season
 
@@ -207,6 +207,11 @@ def test_it_learns_two_fields_by_heart(backbone):
     network.config = replace(config, extent_threshold=0.0)
     network.tune([batch], lambda counts: counts)
     assert network.tuned_config() == network.config != replace(config, extent_threshold=0.0)
+    assert len(network.config.confidence) == 5
+    tuned = network.predict(batch)[0].segments.scores
+    network.config = replace(network.config, confidence=(-20.0, 0.0, 0.0, 0.0, 0.0))
+    assert (network.predict(batch)[0].segments.scores < 1e-6).all()
+    assert (tuned > 0.5).all()
     network.config = replace(network.config, min_pixels=200)
     assert not len(network.predict(batch)[0].segments)
 
@@ -295,6 +300,43 @@ def test_a_merged_region_has_the_mean_of_both_boundaries():
     edge_2HW[0, :, 0] = (0.3, 0.8, 0.8, 0.8)
     assert len(np.unique(merge_basins(basin_HW, edge_2HW, 0.5))) == 2
     assert len(np.unique(merge_basins(basin_HW, edge_2HW, 0.7))) == 1
+
+
+def test_regions_are_described():
+    region_HW = np.array([[1, 1, 2, 0], [1, 1, 2, 0]])
+    extent_HW = np.where(region_HW == 2, 0.5, 1.0)
+    edge_2HW = np.zeros((2, 2, 4))
+    edge_2HW[0, :, 0], edge_2HW[0, :, 1], edge_2HW[0, :, 2] = 0.2, (0.6, 0.8), 1.0
+    edge_2HW[1, 0, 2] = 0.4
+    first, second = describe_regions(region_HW, extent_HW, edge_2HW)
+    # Inside of the first: two pairs to the right (0.2) and two below (0).
+    np.testing.assert_allclose(first, [1.0, 0.7, 0.1, np.log(4)])
+    np.testing.assert_allclose(second, [0.5, 0.85, 0.4, np.log(2)])
+    assert describe_regions(np.zeros((2, 4), int), extent_HW, edge_2HW).shape == (0, 4)
+
+
+def test_confidence_is_a_probability_that_was_fitted():
+    """Of boxes with a strong outline nine in ten are fields, of the others one in ten."""
+    generator = np.random.default_rng(0)
+    network = build_network(FieldsConfig(replace(SMALL, classes=20), min_pixels=1), PASTIS)
+    samples, right = [], []
+    for _ in range(40):
+        drawn_HW = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((6, 6), int))
+        drawn_HW[[0, 5, 6, 11]] = drawn_HW[:, [0, 5, 6, 11]] = 0
+        strong = generator.random(4) < 0.5
+        real = generator.random(4) < np.where(strong, 0.9, 0.1)
+        maps = maps_of(drawn_HW)
+        outline = np.kron(np.array([[0, 1], [2, 3]]), np.ones((6, 6), int))
+        maps[RIGHT:] = np.where(strong[outline], 0.9, 0.6) * maps[RIGHT:]
+        true_HW = np.where(np.append(False, real)[drawn_HW], drawn_HW, 0)
+        samples.append((maps, true_HW, np.zeros(drawn_HW.shape, bool)))
+        right.append((strong, real))
+    network._fit_confidence(samples, lambda sums: sums)
+    found = np.concatenate([network._confidence(network._regions(m), m) for m, _, _ in samples])
+    strong = np.concatenate([one for one, _ in right])
+    real = np.concatenate([other for _, other in right])
+    assert found[strong].mean() == pytest.approx(real[strong].mean(), abs=0.02)
+    assert found[~strong].mean() == pytest.approx(real[~strong].mean(), abs=0.02)
 
 
 def test_small_regions_are_left_out():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+import panoseg
 from panoseg.cli.output import Output
 from panoseg.cube.options import AreaOptions, CubeOptions, ReadOptions
 from panoseg.errors import ConfigError, CubeError, require
@@ -171,18 +172,18 @@ def _refuse_early(cube: Path, weights: str | None, read: ReadOptions) -> None:
     """
     from panoseg.cube.check import read_dataset
     from panoseg.cube.open import open_cube, reading
-    from panoseg.imagery.sentinel2 import PASTIS_BANDS
+    from panoseg.models.config import config_from_json
 
-    bands = PASTIS_BANDS
-    if weights is not None and Path(weights).is_dir():
-        try:
-            card = read_json(Path(weights) / "card.json")
-            bands = tuple(card["normalisation"]["bands"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # what is wrong with weights is said by their own reader
+    folder = Path(panoseg.__file__).parent / "weights" if weights is None else Path(weights)
+    try:
+        card = read_json(folder / "card.json")
+        bands = tuple(card["normalisation"]["bands"])
+        fewest = config_from_json(card["model"]).fewest_bands
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return  # what is wrong with weights is said by their own reader
     opened = open_cube(cube)
     with reading(cube):
-        read_dataset(opened, bands, read)
+        read_dataset(opened, bands, read, fewest)
 
 
 def _map_to_json(result: MapResult) -> dict[str, object]:
@@ -267,6 +268,7 @@ def compare(
     class_map: Path | None = None,
     declared_only: bool = False,
     min_area_ha: float | None = None,
+    ignore: Path | None = None,
     json: Path | None = None,
     reading: Annotated[VectorOptions, tyro.conf.arg(name="")] = VectorOptions(),  # noqa: B008
 ) -> None:
@@ -291,6 +293,8 @@ def compare(
             it, count a parcel as invented if it lies mostly inside, and ignore true parcels below
             0.1 ha (ten pixels).
         min_area_ha: Ignore true parcels below this area; by default 0, or 0.1 with --declared-only.
+        ignore: Polygons that count for nothing, for example where the truth is unsure: they are cut
+            from all outlines, and what lies mostly on them is neither missed nor invented.
         json: Write all numbers to this file too.
         reading: How the files are read; a value is that of both, or of each as in A=crop,B=code.
     """
@@ -307,6 +311,7 @@ def compare(
         class_map=class_map,
         declared_only=declared_only,
         min_area_ha=min_area_ha,
+        ignore=ignore,
         reading=reading,
     )
     print(comparison.table())

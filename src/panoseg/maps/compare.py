@@ -27,7 +27,7 @@ from panoseg.classes import plain_code
 from panoseg.errors import ConfigError, PanosegError, ParcelsError
 from panoseg.imagery.options import VectorOptions, of_two
 from panoseg.imagery.repair import too_many_overlaps
-from panoseg.maps.outlines import shared_areas
+from panoseg.maps.overlap import Overlap, system_in_metres, without_unsure
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 from panoseg.maps.read_parcels import (
     check_place,
@@ -86,11 +86,11 @@ class Comparison:
     """The result of comparing parcels with true parcels. Rows are positions in the two tables."""
 
     parcels: int
-    """Number of parcels."""
+    """Number of parcels that count."""
     true_parcels: int
     """Number of true parcels that count."""
     left_out: int
-    """Number of true parcels that are too small to count."""
+    """Number of true parcels that do not count: too small, or mostly on ignored land."""
     declared_only: bool
     """Whether parcels count only inside declared land."""
     matches: tuple[tuple[int, int, float], ...]
@@ -175,6 +175,7 @@ def compare_files(
     class_map: Path | str | None = None,
     declared_only: bool = False,
     min_area_ha: float | None = None,
+    ignore: Path | str | None = None,
     reading: VectorOptions | None = None,
 ) -> Comparison:
     """Compare two files of parcels, see ``compare_parcels``.
@@ -192,6 +193,7 @@ def compare_files(
         class_map: JSON file: an object from classes of the true parcels to classes of the parcels.
         declared_only: Whether the true parcels cover part of the land.
         min_area_ha: Smaller true parcels do not count.
+        ignore: File of polygons that count for nothing.
         reading: What the files do not say themselves; values for each as in "A=crop,B=code".
 
     Raises:
@@ -224,6 +226,7 @@ def compare_files(
         class_map=mapping,
         declared_only=declared_only,
         min_area_ha=min_area_ha,
+        ignore=None if ignore is None else read_parcels(ignore),
     )
     notes = left_out_notes(found, true)
     if classes is not None and truth_classes is not None:
@@ -293,6 +296,7 @@ def compare_parcels(
     class_map: Mapping[str, str] | None = None,
     declared_only: bool = False,
     min_area_ha: float | None = None,
+    ignore: gpd.GeoDataFrame | None = None,
 ) -> Comparison:
     """Match parcels with true parcels.
 
@@ -309,6 +313,8 @@ def compare_parcels(
         declared_only: Whether the true parcels cover part of the land (see the module).
         min_area_ha: Smaller true parcels do not count, and parcels that match them are not
             invented; default 0, or 0.1 with ``declared_only``.
+        ignore: Polygons of land that counts for nothing: it is cut from all outlines, and what lies
+            mostly on it does not count.
 
     Raises:
         ParcelsError: If no coordinate system can be found in which areas can be measured, or too
@@ -316,15 +322,21 @@ def compare_parcels(
     """
     if min_area_ha is None:
         min_area_ha = DECLARED_MIN_AREA_HA if declared_only else 0.0
-    outlines_P, outlines_T = _in_one_system(parcels, truth)
+    crs = system_in_metres(parcels, truth)
+    outlines_P, outlines_T = (valid_outlines(table.to_crs(crs)) for table in (parcels, truth))
     if too_many_overlaps(outlines_P, outlines_T):
         raise ParcelsError(
             f"The {len(outlines_P):,} parcels and {len(outlines_T):,} true parcels overlap so often"
             " that comparing them would take hours. Check whether their outlines are parcels."
         )
-    counts_T = shapely.area(outlines_T) >= min_area_ha * SQUARE_METRES_PER_HECTARE * (1 - 1e-9)
-    overlap = _Overlap.of(outlines_P, outlines_T)
-    comparison = _compare_outlines(overlap, counts_T, declared_only)
+    counts_P, counts_T = np.ones(len(outlines_P), bool), np.ones(len(outlines_T), bool)
+    if ignore is not None:
+        unsure = valid_outlines(ignore.to_crs(crs))
+        outlines_P, counts_P = without_unsure(outlines_P, unsure)
+        outlines_T, counts_T = without_unsure(outlines_T, unsure)
+    counts_T &= shapely.area(outlines_T) >= min_area_ha * SQUARE_METRES_PER_HECTARE * (1 - 1e-9)
+    overlap = Overlap.of(outlines_P, outlines_T)
+    comparison = _compare_outlines(overlap, counts_P, counts_T, declared_only)
     if classes is None or truth_classes is None:
         return comparison
     return _compare_classes(
@@ -332,20 +344,22 @@ def compare_parcels(
     )
 
 
-def _compare_outlines(overlap: _Overlap, counts_T: np.ndarray, declared_only: bool) -> Comparison:
-    """Compare without classes. ``counts_T`` (bool): which true parcels are large enough."""
+def _compare_outlines(
+    overlap: Overlap, counts_P: np.ndarray, counts_T: np.ndarray, declared_only: bool
+) -> Comparison:
+    """Compare without classes. ``counts_P`` and ``counts_T`` (bool): which parcels count."""
     pairs = _matches(overlap, declared_only)
     matched_P, matched_T = np.zeros(len(overlap.area_P), bool), np.zeros(len(overlap.area_T), bool)
     matched_P[[parcel for parcel, _, _ in pairs]] = True
     matched_T[[true for _, true, _ in pairs]] = True
-    invented_P = ~matched_P
+    invented_P = counts_P & ~matched_P
     if declared_only:
         invented_P &= overlap.inside_P > _MOSTLY * overlap.area_P
     counted = tuple(pair for pair in pairs if counts_T[pair[1]])
     missed, invented = np.flatnonzero(counts_T & ~matched_T), np.flatnonzero(invented_P)
     quality = Quality(len(counted), len(missed), len(invented), sum(iou for _, _, iou in counted))
     return Comparison(
-        len(overlap.area_P),
+        int(counts_P.sum()),
         int(counts_T.sum()),
         int((~counts_T).sum()),
         declared_only,
@@ -358,34 +372,7 @@ def _compare_outlines(overlap: _Overlap, counts_T: np.ndarray, declared_only: bo
     )
 
 
-@dataclass(frozen=True)
-class _Overlap:
-    """Areas of parcels, true parcels and their intersections. All areas: float64, square metres."""
-
-    area_P: np.ndarray
-    """Area of each parcel."""
-    area_T: np.ndarray
-    """Area of each true parcel."""
-    parcel_X: np.ndarray
-    """int64: row of the parcel of each pair."""
-    true_X: np.ndarray
-    """int64: row of the true parcel of each pair."""
-    shared_X: np.ndarray
-    """Area of the intersection of each pair."""
-    inside_P: np.ndarray
-    """Area of each parcel inside of declared land (the union of the true parcels)."""
-
-    @classmethod
-    def of(cls, outlines_P: np.ndarray, outlines_T: np.ndarray) -> _Overlap:
-        """Measure two lists of outlines, in metres."""
-        parcel_X, true_X, shared_X = shared_areas(outlines_P, outlines_T)
-        area_P = shapely.area(outlines_P)
-        # True parcels may overlap slightly, which must not count twice.
-        inside_P = np.minimum(np.bincount(parcel_X, shared_X, minlength=len(outlines_P)), area_P)
-        return cls(area_P, shapely.area(outlines_T), parcel_X, true_X, shared_X, inside_P)
-
-
-def _matches(overlap: _Overlap, declared_only: bool) -> tuple[tuple[int, int, float], ...]:
+def _matches(overlap: Overlap, declared_only: bool) -> tuple[tuple[int, int, float], ...]:
     """Return the pairs with an IoU above one half, best first, each parcel in one pair at most.
 
     Where outlines of one side overlap, one could match twice; the pair with the higher IoU wins.
@@ -450,22 +437,6 @@ def _class_name(value: object, class_map: Mapping[str, str] | None) -> str | Non
     code = plain_code(value)
     name = code if class_map is None else plain_code(class_map.get(code))
     return name.casefold() if code and name else None
-
-
-def _in_one_system(
-    parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the valid outlines of both tables in one coordinate system, in metres."""
-    crs = truth.crs if not truth.crs.is_geographic else parcels.crs
-    if crs.is_geographic:
-        try:
-            crs = truth.estimate_utm_crs()
-        except RuntimeError as error:
-            raise ParcelsError(
-                "Parcels and true parcels are in degrees, and there is no UTM zone where they lie."
-                " Convert one of them to metres, e.g. with to_crs of geopandas."
-            ) from error
-    return valid_outlines(parcels.to_crs(crs)), valid_outlines(truth.to_crs(crs))
 
 
 def _class_column(

@@ -11,12 +11,13 @@ Shape suffixes: B batch, K classes, H W pixels, N fields, V augmentations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +34,13 @@ from panoseg.models.network import (
 )
 from panoseg.models.outputs import FeatureMaps
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.panoptic.regions import basins, draw_regions, merge_basins, without_small
+from panoseg.panoptic.regions import (
+    basins,
+    describe_regions,
+    draw_regions,
+    merge_basins,
+    without_small,
+)
 from panoseg.panoptic.segments import Segments, kinds_of
 from panoseg.panoptic.tta import augment, chosen_augmentations, undo_augmentation
 
@@ -42,6 +49,8 @@ EXTENT, BOUNDARY, DISTANCE, RIGHT, BELOW = range(5)
 _WEIGHTS = {"extent": 1.0, "boundary": 1.0, "distance": 2.0, "edge": 1.0, "class": 0.5}
 _BEYOND = 8
 """Pixels for which a field goes on beyond the rim of a patch, for its distances."""
+_MATCH, _MOSTLY = 0.5, 0.5
+_NEWTON_STEPS, _RIDGE = 20, 0.01
 _EXTENT_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _MERGE_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -112,7 +121,11 @@ def _target_maps(instances_HW: np.ndarray) -> np.ndarray:
 
 
 class Fields(Network):
-    """Fields of a season, by a head on the maps of any network for seasons."""
+    """Fields of a season, by a head on the maps of any network for seasons.
+
+    The confidence of a field is the probability that a true field matches it with an IoU above one
+    half: a logistic regression on a constant and what ``describe_regions`` returns.
+    """
 
     loss_names = ("loss", *_WEIGHTS)
 
@@ -162,21 +175,8 @@ class Fields(Network):
     def predict(self, batch: Batch, options: PredictOptions = PLAIN) -> list[Panoptic]:
         """Return one segmentation a season; maps of augmentations are averaged."""
         maps_B5HW, class_BKHW = self.probabilities(batch, options.tta)
-        config = self.config
         return [
-            self._panoptic(
-                draw_regions(
-                    maps_5HW[EXTENT],
-                    maps_5HW[BOUNDARY],
-                    maps_5HW[DISTANCE],
-                    maps_5HW[RIGHT:],
-                    config.extent_threshold,
-                    config.merge_threshold,
-                    config.min_pixels,
-                ),
-                maps_5HW,
-                class_KHW,
-            )
+            self._panoptic(self._regions(maps_5HW), maps_5HW, class_KHW)
             for maps_5HW, class_KHW in zip(maps_B5HW, class_BKHW, strict=True)
         ]
 
@@ -217,27 +217,29 @@ class Fields(Network):
             axis=1,
         ).astype(np.float32)
         class_ids = probabilities.argmax(1).astype(np.int32)
-        extent_N = np.bincount(region_HW.ravel(), maps_5HW[EXTENT].ravel(), count + 1)[1:] / areas
         kinds = kinds_of(class_ids, self.table)
-        scores = extent_N.astype(np.float32)
+        scores = self._confidence(region_HW, maps_5HW).astype(np.float32)
         segments = Segments(ids, class_ids, scores, areas, kinds, probabilities)
         return Panoptic(region_HW, segments, self.table)
 
+    def _confidence(self, region_HW: np.ndarray, maps_5HW: np.ndarray) -> np.ndarray:
+        """Return the confidence of each region, 0..1."""
+        facts_N4 = describe_regions(region_HW, maps_5HW[EXTENT], maps_5HW[RIGHT:])
+        if not self.config.confidence:
+            return np.asarray(facts_N4[:, 0])
+        constant, *weights = self.config.confidence
+        return np.asarray(expit(constant + facts_N4 @ np.array(weights)))
+
     @torch.no_grad()
     def tune(self, batches: Iterable[Batch], add_up: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Set both thresholds to those of the best panoptic quality, any class, on a set."""
+        """Set both thresholds to those of the best panoptic quality, any class, on a set.
+
+        Then fit the weights of the confidence on the same set.
+        """
+        samples = [sample for batch in batches for sample in self._samples(batch)]
         counts = np.zeros((len(_EXTENT_THRESHOLDS), len(_MERGE_THRESHOLDS), 4))
-        for batch in batches:
-            classes_BHW = labels_of(batch.classes_BHW)
-            void_BHW = torch.isin(classes_BHW, classes_BHW.new_tensor(self.table.ids("void")))
-            samples = zip(
-                self.probabilities(batch)[0],
-                labels_of(batch.instances_BHW).cpu().numpy(),
-                void_BHW.cpu().numpy(),
-                strict=True,
-            )
-            for maps_5HW, instances_HW, void_HW in samples:
-                counts += self._counts(maps_5HW, np.where(void_HW, 0, instances_HW), void_HW)
+        for maps_5HW, true_HW, void_HW in samples:
+            counts += self._counts(maps_5HW, true_HW, void_HW)
         iou, _, true, drawn = np.moveaxis(add_up(counts), -1, 0)
         quality = 2 * iou / np.maximum(true + drawn, 1)
         extent, merge = np.unravel_index(quality.argmax(), quality.shape)
@@ -245,6 +247,58 @@ class Fields(Network):
             self.config,
             extent_threshold=_EXTENT_THRESHOLDS[extent],
             merge_threshold=_MERGE_THRESHOLDS[merge],
+        )
+        self._fit_confidence(samples, add_up)
+
+    def _samples(self, batch: Batch) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield maps, true fields without void, and void pixels of each season of a batch."""
+        classes_BHW = labels_of(batch.classes_BHW)
+        void_BHW = torch.isin(classes_BHW, classes_BHW.new_tensor(self.table.ids("void")))
+        true_BHW = labels_of(batch.instances_BHW).masked_fill(void_BHW, 0)
+        yield from zip(
+            self.probabilities(batch)[0],
+            true_BHW.cpu().numpy(),
+            void_BHW.cpu().numpy(),
+            strict=True,
+        )
+
+    def _fit_confidence(
+        self,
+        samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+        add_up: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
+        """Fit the logistic regression of the confidence, by Newton's method."""
+        rows, right = [np.zeros((0, 5))], [np.zeros(0)]
+        for maps_5HW, true_HW, void_HW in samples:
+            region_HW = self._regions(maps_5HW)
+            facts_N4 = describe_regions(region_HW, maps_5HW[EXTENT], maps_5HW[RIGHT:])
+            matched_N, ignored_N = _matched(region_HW, true_HW, void_HW)
+            rows.append(np.insert(facts_N4, 0, 1.0, axis=1)[~ignored_N])
+            right.append(matched_N[~ignored_N].astype(np.float64))
+        facts_N5, right_N = np.concatenate(rows), np.concatenate(right)
+        weights_5 = np.zeros(5)
+        for _ in range(_NEWTON_STEPS):
+            sure_N = expit(facts_N5 @ weights_5)
+            slope_5 = facts_N5.T @ (right_N - sure_N)
+            curve_55 = (facts_N5 * (sure_N * (1 - sure_N))[:, None]).T @ facts_N5
+            sums = add_up(np.vstack([slope_5, curve_55]))
+            weights_5 = weights_5 + np.linalg.solve(
+                sums[1:] + _RIDGE * np.eye(5), sums[0] - _RIDGE * weights_5
+            )
+        self.config = replace(
+            self.config, confidence=tuple(round(float(weight), 6) for weight in weights_5)
+        )
+
+    def _regions(self, maps_5HW: np.ndarray) -> np.ndarray:
+        config = self.config
+        return draw_regions(
+            maps_5HW[EXTENT],
+            maps_5HW[BOUNDARY],
+            maps_5HW[DISTANCE],
+            maps_5HW[RIGHT:],
+            config.extent_threshold,
+            config.merge_threshold,
+            config.min_pixels,
         )
 
     def _counts(self, maps_5HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray) -> np.ndarray:
@@ -307,26 +361,36 @@ def _overlap_loss(logits: Tensor, true: Tensor, weight: Tensor) -> Tensor:
     return entropy + torch.log(torch.cosh(dice))
 
 
+def _matched(
+    drawn_HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which drawn fields have a match, and which lie mostly on void: bool, N each."""
+    iou_N, ignored_N = _best_iou(drawn_HW, true_HW, void_HW)
+    return iou_N > _MATCH, ignored_N
+
+
 def _matches(drawn_HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray) -> np.ndarray:
     """Return the sum of IoU over matches, their number, and those of true and drawn fields."""
+    iou_N, ignored_N = _best_iou(drawn_HW, true_HW, void_HW)
+    matched_N = iou_N > _MATCH
+    true = len(np.unique(true_HW[true_HW > 0]))
+    return np.array([iou_N[matched_N].sum(), matched_N.sum(), true, (~ignored_N).sum()])
+
+
+def _best_iou(
+    drawn_HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best IoU of each drawn field with a true one, and which lie mostly on void."""
     drawn = int(drawn_HW.max()) + 1
-    on_void = np.bincount(drawn_HW[void_HW], minlength=drawn)
-    area = np.bincount(drawn_HW.ravel(), minlength=drawn)
-    ignored = on_void > 0.5 * area
-    ignored[0] = True
+    on_void_N = np.bincount(drawn_HW[void_HW], minlength=drawn)
+    area_N = np.bincount(drawn_HW.ravel(), minlength=drawn)
     true_area = np.bincount(true_HW.ravel())
     key = true_HW.astype(np.int64) * drawn + np.where(void_HW, 0, drawn_HW)
     keys, both = np.unique(key, return_counts=True)
     true, other = keys // drawn, keys % drawn
     real = (true > 0) & (other > 0)
     true, other, both = true[real], other[real], both[real]
-    iou = both / (true_area[true] + (area - on_void)[other] - both)
-    matched = iou > 0.5
-    return np.array(
-        [
-            iou[matched].sum(),
-            matched.sum(),
-            (true_area[1:] > 0).sum(),
-            (~ignored).sum(),
-        ]
-    )
+    iou = both / (true_area[true] + (area_N - on_void_N)[other] - both)
+    best_N = np.zeros(drawn)
+    np.maximum.at(best_N, other, iou)
+    return best_N[1:], (on_void_N > _MOSTLY * area_N)[1:]

@@ -125,22 +125,56 @@ def without_small(region_HW: np.ndarray, min_pixels: int) -> np.ndarray:
     return np.asarray(numbers[region_HW])
 
 
+def describe_regions(
+    region_HW: np.ndarray, extent_HW: np.ndarray, edge_2HW: np.ndarray
+) -> np.ndarray:
+    """Return what tells good regions from bad ones: float64, N x 4.
+
+    Mean extent inside, mean probability of a boundary along the outline and inside, and the
+    logarithm of the number of pixels.
+
+    Args:
+        region_HW: int32, numbers from 1 to N without gaps, 0 for none.
+        extent_HW: As in ``draw_regions``.
+        edge_2HW: As in ``draw_regions``.
+    """
+    count = int(region_HW.max()) + 1
+    area_N = np.bincount(region_HW.ravel(), minlength=count)
+    extent_N = np.bincount(region_HW.ravel(), extent_HW.ravel(), count)
+    sums = np.zeros((2, 2, count))  # of edges and of pairs, along the outline and inside
+    for first_HW, second_HW, edge_HW in _pairs(region_HW, edge_2HW):
+        across_HW = first_HW != second_HW
+        for place, own_HW in ((0, across_HW), (1, ~across_HW)):
+            sides = (first_HW[own_HW], second_HW[own_HW]) if place == 0 else (first_HW[own_HW],)
+            for numbers in sides:
+                sums[0, place] += np.bincount(numbers, edge_HW[own_HW], count)
+                sums[1, place] += np.bincount(numbers, minlength=count)
+    means = sums[0] / np.maximum(sums[1], 1)
+    columns = [extent_N / np.maximum(area_N, 1), *means, np.log(np.maximum(area_N, 1))]
+    return np.stack(columns, axis=1)[1:]
+
+
+def _pairs(
+    region_HW: np.ndarray, edge_2HW: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return neighbouring pixels' regions and the edge between: to the right, and below."""
+    return [
+        (region_HW[:, :-1], region_HW[:, 1:], edge_2HW[0, :, :-1]),
+        (region_HW[:-1], region_HW[1:], edge_2HW[1, :-1]),
+    ]
+
+
 def _boundaries(
     basin_HW: np.ndarray, edge_2HW: np.ndarray, count: int
 ) -> list[tuple[int, int, float, int]]:
     """Return pairs of neighbouring basins, the sum over pairs of pixels across, their number."""
     ones, others, values = [], [], []
-    for axis, edge_HW in ((1, edge_2HW[0]), (0, edge_2HW[1])):
-        first_HW, second_HW = (
-            np.take(basin_HW, np.arange(start, basin_HW.shape[axis] - 1 + start), axis)
-            for start in (0, 1)
-        )
+    for first_HW, second_HW, edge_HW in _pairs(basin_HW, edge_2HW):
         across_HW = (first_HW != second_HW) & (first_HW > 0) & (second_HW > 0)
-        rows, columns = np.nonzero(across_HW)
-        one, other = first_HW[rows, columns], second_HW[rows, columns]
+        one, other = first_HW[across_HW], second_HW[across_HW]
         ones.append(np.minimum(one, other))
         others.append(np.maximum(one, other))
-        values.append(edge_HW[rows, columns])
+        values.append(edge_HW[across_HW])
     key = np.concatenate(ones).astype(np.int64) * count + np.concatenate(others)
     keys, place, pairs = np.unique(key, return_inverse=True, return_counts=True)
     totals = np.bincount(place, np.concatenate(values).astype(np.float64), len(keys))

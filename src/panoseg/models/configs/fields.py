@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, get_args
 
@@ -38,6 +39,12 @@ class FieldsConfig(NetworkConfig):
     min_pixels: int = 8
     """Smaller fields are left out."""
 
+    confidence: tuple[float, ...] = ()
+    """Weights of the logistic regression that gives a field its confidence, see
+    ``panoseg.models.fields.Fields``; training fits them on the validation fold. Empty: the
+    confidence is the mean extent inside.
+    """
+
     def __post_init__(self) -> None:
         names = ", ".join(kind.name for kind in get_args(BackboneConfig))
         expect(
@@ -45,6 +52,10 @@ class FieldsConfig(NetworkConfig):
             f"backbone must be one of {names}, not {self.backbone.name}.",
         )
         expect_share(self, "extent_threshold", "merge_threshold")
+        expect(
+            len(self.confidence) in (0, 5) and all(map(math.isfinite, self.confidence)),
+            f"confidence must be 5 numbers or none, not {self.confidence}.",
+        )
         expect(self.min_pixels >= 1, f"min_pixels must be at least 1, not {self.min_pixels}.")
 
     def fitted(self, **facts: Any) -> Self:  # noqa: ANN401
