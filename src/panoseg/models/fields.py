@@ -51,8 +51,8 @@ _BEYOND = 8
 """Pixels for which a field goes on beyond the rim of a patch, for its distances."""
 _MATCH, _MOSTLY = 0.5, 0.5
 _NEWTON_STEPS, _RIDGE = 20, 0.01
-_EXTENT_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-_MERGE_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
+_EXTENT_THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8)
+_MERGE_THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 
 @dataclass(frozen=True)
