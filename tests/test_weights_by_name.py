@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,7 +170,7 @@ def test_a_wrong_name_gets_the_nearest_and_a_folder_stays_one(tmp_path, monkeypa
 
 def test_published_weights_are_fetched_from_zenodo_once_and_make_a_map(server, tmp_path, capsys):
     server.records["5172301"] = {"UTAE_PAPs.zip": authors_zip()}
-    make_cube().to_netcdf(tmp_path / "season.nc")
+    make_cube(16).to_netcdf(tmp_path / "season.nc")
     command = f"map {tmp_path}/season.nc --weights pastis-utae-paps --tile 16 --overlap 4 --out"
     assert main([*command.split(), str(tmp_path / "map")]) == 0
     said = capsys.readouterr().out
@@ -275,6 +276,8 @@ def test_an_address_is_fetched_with_its_checksum(server, ours, capsys):
     assert folder.name == f"https--fields--{digest[:12]}"
     assert origin_of(folder)["files"][0]["checksum"] == f"sha256:{digest}"
     assert locate(Path(f"{url}#sha256={digest}")) == folder  # a path has lost a slash
+    assert main(["weights", "fetch", url, "--sha256", digest]) == 0
+    assert capsys.readouterr().out.strip() == str(folder)
     wrong = "0" * 64
     refusal(
         lambda: locate(f"{url}#sha256={wrong}"), "damaged on the way, or is another file", digest
@@ -387,12 +390,22 @@ def test_the_cache_is_where_the_user_says(server, tmp_path, ours, monkeypatch, c
     assert main(["weights", "fetch", "hf:me/fields", "--cache", str(tmp_path / "other")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "other" / "weights" / "hf--me--fields")
     assert not (tmp_path / "cache").exists()
+    assert main(["weights", "show", "hf:me/fields", "--cache", str(tmp_path / "other")]) == 0
+    assert "sha256:" in capsys.readouterr().out
+    by_hand = tmp_path / "other" / "weights" / "coco-eomt-base"
+    by_hand.mkdir()
+    (by_hand / "config.json").write_text("{}")
+    assert main(["weights", "list", "--json", "--cache", str(tmp_path / "other")]) == 0
+    found = {entry["name"]: entry["folder"] for entry in json.loads(capsys.readouterr().out)}
+    assert found["coco-eomt-base"] == str(by_hand)
+    assert found["coco-eomt-large"] is None
     monkeypatch.delenv("PANOSEG_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     if sys.platform == "linux":
         assert weights_cache() == tmp_path / "xdg" / "panoseg" / "weights"
 
 
+@cache
 def hostile_archives() -> dict[str, tuple[str, bytes, str]]:
     """Name, file name, content, and what is said."""
 

@@ -191,7 +191,7 @@ def fetch_weights(
     from panoseg.models.weights_list import find_named
 
     if sha256 is not None:
-        if len(names) != 1 or not names[0].startswith("https:"):
+        if len(names) != 1 or not names[0].startswith(("https:", "http:")):
             raise ConfigError("--sha256 is the checksum of one https address. Leave it out.")
         names = (f"{names[0].partition('#')[0]}#sha256={sha256}",)
     if not names:
