@@ -11,6 +11,7 @@ Nothing is unpickled, no code of a folder is run, and nothing is fetched.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +45,20 @@ _TASK = "the task is panoptic"
 """What OneFormer is told."""
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _LEFT_OUT = (
-    "auto_map",
-    "quantization_config",
     "id2label",
     "label2id",
     "_name_or_path",
     "num_labels",
 )
-"""Entries of config.json that name code or files, or that the class table replaces."""
+"""Entries of config.json that the class table and the name of the checkpoint replace."""
 _SHOWN = 3
+_COMPUTED = re.compile(
+    r"\bcriterion\.|num_batches_tracked$|relative_position_index$|position_ids$"
+    r"|\b(swin|encoder\.model)\.layernorm\.(weight|bias)$"
+)
+"""Entries that a checkpoint may lack: they follow from the options, or, as the last norm of a Swin
+that gives the maps of its stages, are not used.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,8 +320,7 @@ def _check_report(folder: HubFolder, report: Any) -> None:  # noqa: ANN401
         return sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in value or ())
 
     missing, wrong = found("missing_keys"), found("mismatched_keys")
-    # Computed from the options.
-    missing = [name for name in missing if "criterion." not in name and "num_batches" not in name]
+    missing = [name for name in missing if not _COMPUTED.search(name)]
     wrong = [name for name in wrong if "criterion." not in name]
     problems = [
         f"{len(names)} entries are {what} ({', '.join(names[:_SHOWN])})"

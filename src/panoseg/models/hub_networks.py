@@ -42,6 +42,9 @@ from panoseg.panoptic.panoptic import Panoptic
 
 _PREFIX = "network."
 """Beginning of the names of all entries of the library's network."""
+_CODE = re.compile(
+    r"^_|^auto_map$|_implementation$|^use_kernels$|^kernel_config$|^quantization_config$"
+)
 _TIMM = re.compile(r"(wide_)?resnet[0-9]{2,3}[a-z0-9_]{0,20}")
 """Backbones of the package timm that may be built: those of published DETRs."""
 
@@ -89,8 +92,10 @@ def library_config(config: HubNetworkConfig) -> Any:  # noqa: ANN401
     with refused(f"The configuration of {family.title}"):
         found = getattr(module, family.config).from_dict(values)
         found.num_labels = config.label_count
-        # Attention maps are not needed, and the fast attention gives none.
-        found.output_attentions = False
+        # What this module reads of the outputs, whatever a file of others says.
+        found.return_dict, found.output_attentions, found.output_hidden_states = True, False, False
+        if config.family == "oneformer":
+            found.is_training = False  # else it needs a text for each photograph
     return found
 
 
@@ -100,7 +105,7 @@ def _checked_parts(values: Mapping[str, Any], module: Any) -> dict[str, Any]:  #
     Raises:
         ConfigError: A part is not in the library, or only its name is known.
     """
-    found = dict(values)
+    found = _plain(values)
     timm = found.pop("use_timm_backbone", found.get("model_type") == "detr")
     backbone, kind = found.get("backbone_config"), found.get("model_type")
     if timm and not backbone and kind == "detr":
@@ -122,6 +127,15 @@ def _checked_parts(values: Mapping[str, Any], module: Any) -> dict[str, Any]:  #
             # Other names of timm are places from which it fetches, or are no backbones here.
             raise ConfigError(f"Its backbone {part.get('backbone')!r} of timm is not a ResNet.")
     return found
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without those that name code, which the library would fetch, or how to run."""
+    return {
+        name: _plain(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if not _CODE.search(name)
+    }
 
 
 def library_processor(config: HubNetworkConfig) -> Any:  # noqa: ANN401
