@@ -461,6 +461,59 @@ def test_entries_that_are_computed_or_not_used_may_be_missing(family, folders, t
     found.network().predict(PhotographBatch((photograph(64, 64),)))
 
 
+PUBLISHED_PROCESSORS = [
+    (
+        "detr",
+        {"feature_extractor_type": "DetrFeatureExtractor", "size": 800, "max_size": 1333},
+        (800, 1199),
+    ),
+    (
+        "mask2former",
+        {
+            "_max_size": 1333,
+            "image_processor_type": "MaskFormerImageProcessor",
+            "size": {"height": 384, "width": 384},
+        },
+        (384, 384),
+    ),
+    ("maskformer", {"size": 640, "max_size": 2560, "size_divisibility": 32}, (640, 960)),
+    (
+        "oneformer",
+        {
+            "image_processor_type": "OneFormerImageProcessor",
+            "class_info_file": "coco_panoptic.json",
+            "repo_path": "shi-labs/oneformer_demo",
+            "num_text": 134,
+            "size": {"longest_edge": 1333, "shortest_edge": 800},
+        },
+        (800, 1199),
+    ),
+    ("eomt", {"do_pad": True, "size": {"longest_edge": 640, "shortest_edge": 640}}, (427, 640)),
+]
+
+
+@pytest.mark.parametrize(("family", "options", "content_HW"), PUBLISHED_PROCESSORS)
+def test_files_of_image_processors_of_all_ages_are_read(
+    family, options, content_HW, folders, tmp_path, monkeypatch
+):
+    """As they are in the published repositories; nothing that they name is fetched."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection"))
+    folder = changed(folders[family], tmp_path / family)
+    (folder / "preprocessor_config.json").write_text(json.dumps(options))
+    seen = load_weights(folder).network()._seen(photograph(427, 640).image_CHW)
+    assert seen.content_HW == content_HW
+    assert seen.pixels_CHW.shape[2] == (640 if family == "eomt" else content_HW[1])
+    assert -3 < seen.pixels_CHW.min() < 0 < seen.pixels_CHW.max() < 3
+
+
+def test_the_decoder_of_published_maskformers_names_a_backbone_that_is_not_built(folders, tmp_path):
+    config = json.loads((folders["maskformer"] / "config.json").read_text())
+    decoder = {**config["decoder_config"], "backbone": "resnet50", "use_timm_backbone": True}
+    decoder |= {"model_type": "detr", "backbone_config": None}
+    folder = changed(folders["maskformer"], tmp_path / "old", decoder_config=decoder)
+    assert load_weights(folder).state.keys() == load_weights(folders["maskformer"]).state.keys()
+
+
 # Labels
 
 
