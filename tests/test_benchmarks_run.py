@@ -31,6 +31,7 @@ TINY = {
     "clouds.py": "--seasons 2",
     "coco_pairs.py": "--pairs 2",
     "dataset.py": "--size 64 --dates 2 --parcels 40 --patch 16",
+    "fuzz.py": "--cases 1 --readers log",
     "gpu.py": "",
     "hub_networks.py": "rules --scenes 2",
     "large_area.py": "--size 64",
