@@ -35,7 +35,10 @@ def _cut(line: str) -> str:
 
     line = _QUOTED.sub(lambda found: f"{found[0][:LONGEST_VALUE]}…{found[0][-1]}", line)
     line = _WORD.sub(cut_word, line)
-    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…"
+    if len(line) <= _LONGEST_LINE:
+        return line
+    end = _LONGEST_LINE // 5  # what to do is said at the end
+    return f"{line[: _LONGEST_LINE - end - 1]}…{line[-end:]}"
 
 
 class PanosegError(Exception):
@@ -48,7 +51,7 @@ class PanosegError(Exception):
 
     def __init__(self, message: str) -> None:
         self.message = message
-        line = _cut(" ".join(message[: 100 * _LONGEST_LINE].split()))
+        line = _cut(" ".join(message.split()))
         # Names of files need not be valid text.
         super().__init__(line.encode("utf-8", "backslashreplace").decode())
 

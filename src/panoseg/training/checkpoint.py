@@ -23,7 +23,7 @@ from torch import Tensor
 from panoseg.errors import ConfigError, PanosegError, WeightsError
 from panoseg.files import atomic, output_error
 from panoseg.models.tensor_files import load_tensors
-from panoseg.text_files import read_text, reason_of, table_of
+from panoseg.text_files import listed, read_text, reason_of, table_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -183,16 +183,19 @@ def load_model(module: torch.nn.Module, state: dict[str, Tensor], path: Path) ->
     """Load the parameters of a checkpoint into a module.
 
     Raises:
-        WeightsError: Entries are missing, unexpected or of another shape; all are named.
+        WeightsError: Entries are missing, unexpected or of another shape; some are named.
     """
     own = module.state_dict()
-    wrong = [f"{name} missing" for name in own if name not in state]
-    wrong += [f"{name} unexpected" for name in state if name not in own]
-    wrong += [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
+    kinds = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ],
+    }
+    wrong = [f"{len(names)} {kind} ({listed(names)})" for kind, names in kinds.items() if names]
     if wrong:
         raise WeightsError(
             f"{path} is of another model: {', '.join(wrong)}. Resume with the run's own"
