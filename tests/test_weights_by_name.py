@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -628,3 +629,16 @@ def test_weights_are_published_to_a_folder_and_to_the_hub(server, tmp_path, ours
     assert set(server.uploaded) == {"model.safetensors", "card.json", "README.md", "item.json"}
     assert "--weights hf:me/fields" in server.uploaded["README.md"].decode()
     assert server.uploaded["model.safetensors"] == ours["model.safetensors"]
+
+
+def test_weights_of_the_package_have_names(monkeypatch):
+    packaged = [
+        entry for entry in weights_list.listed_weights().values() if entry.source == "package"
+    ]
+    assert weights_list.DEFAULT_FOR_SEASONS in {entry.name for entry in packaged}
+    for entry in packaged:
+        assert (locate(entry.name) / "card.json").is_file()
+    entry = replace(packaged[0], alias="quick")
+    monkeypatch.setattr(weights_list, "listed_weights", lambda: {entry.name: entry})
+    assert find_named("quick").entry is entry
+    assert find_named("") is None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-import panoseg
 from panoseg.cli.output import Output
 from panoseg.cube.options import AreaOptions, CubeOptions, ReadOptions
 from panoseg.errors import ConfigError, CubeError, require
@@ -173,8 +172,9 @@ def _refuse_early(cube: Path, weights: str | None, read: ReadOptions) -> None:
     from panoseg.cube.check import read_dataset
     from panoseg.cube.open import open_cube, reading
     from panoseg.models.config import config_from_json
+    from panoseg.models.weights_list import PACKAGE_WEIGHTS
 
-    folder = Path(panoseg.__file__).parent / "weights" if weights is None else Path(weights)
+    folder = PACKAGE_WEIGHTS if weights is None else Path(weights)
     try:
         card = read_json(folder / "card.json")
         bands = tuple(card["normalisation"]["bands"])

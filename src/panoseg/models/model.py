@@ -21,8 +21,9 @@ from panoseg.data.samples import Batch, Normalisation
 from panoseg.errors import ConfigError, CubeError
 from panoseg.models.config import check_tta
 from panoseg.models.network import PLAIN, Network, PredictOptions
-from panoseg.models.weights import CARD, PACKAGE_WEIGHTS, Weights, load_weights
+from panoseg.models.weights import CARD, Weights, load_weights
 from panoseg.models.weights_by_name import locate
+from panoseg.models.weights_list import PACKAGE_WEIGHTS
 from panoseg.panoptic.panoptic import Panoptic
 
 if TYPE_CHECKING:

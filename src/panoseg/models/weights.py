@@ -30,6 +30,7 @@ from panoseg.models.hub_folders import (
     read_hub_folder,
 )
 from panoseg.models.network import Network, allowed, build_network, counting_parameters
+from panoseg.models.weights_list import PACKAGE_WEIGHTS
 from panoseg.text_files import read_json
 
 NUMBERS, CARD = "model.safetensors", "card.json"
@@ -488,10 +489,6 @@ def _unreadable(path: Path, what: str) -> WeightsError:
     )
 
 
-PACKAGE_WEIGHTS = Path(panoseg.__file__).parent / "weights"
-"""The weights that ship with the package."""
-
-
 def default_weights() -> Weights:
-    """Return the weights that ship with the package."""
+    """Return the weights of the package that seasons are mapped with."""
     return load_weights(PACKAGE_WEIGHTS)

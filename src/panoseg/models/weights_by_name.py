@@ -39,6 +39,7 @@ from panoseg.models.fetching import (
 )
 from panoseg.models.weight_archives import find_root, is_archive, unpack
 from panoseg.models.weights_list import (
+    PACKAGE_FOLDER,
     Named,
     find_named,
     listed_weights,
@@ -78,9 +79,7 @@ def weights_cache(cache: Path | str | None = None) -> Path:
 def folder_of(named: Named, cache: Path | str | None = None) -> Path | None:
     """Return where named weights are on this machine; None where they are not."""
     if named.source == "package":
-        from panoseg.models.weights import PACKAGE_WEIGHTS
-
-        return PACKAGE_WEIGHTS
+        return PACKAGE_FOLDER / named.folder_name
     folder = weights_cache(cache) / named.folder_name
     return find_root(folder) if folder.is_dir() else None
 

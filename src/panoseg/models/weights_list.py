@@ -14,11 +14,17 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import panoseg
 from panoseg.errors import ConfigError
 from panoseg.text_files import shortened
 
 DEFAULT_FOR_PHOTOGRAPHS = "coco-eomt-small"
 """What photographs are segmented with where no weights are named."""
+DEFAULT_FOR_SEASONS = "simulated-utae-paps"
+"""What seasons are mapped with where no weights are named."""
+PACKAGE_FOLDER = Path(panoseg.__file__).parent / "weights"
+"""Folder of the weights that ship with the package, by name."""
+PACKAGE_WEIGHTS = PACKAGE_FOLDER / DEFAULT_FOR_SEASONS
 _LIST = Path(__file__).with_name("weights_list.json")
 
 
@@ -60,6 +66,8 @@ class ListedWeights:
     """Number of folds, where there are weights of several."""
     expect: str = ""
     """What to expect on other data than those of the training, a sentence or two."""
+    alias: str = ""
+    """A short name."""
     statistics: str = ""
     """Dataset whose means and deviations the images are normalised by, which the source lacks."""
 
@@ -155,6 +163,8 @@ def find_named(text: str) -> Named | None:
     if text in entries:
         return Named(entries[text].source, text, entries[text])
     for entry in entries.values():
+        if text == entry.alias and text:
+            return Named(entry.source, entry.name, entry)
         if entry.source == text and ":" in text:
             return Named(text, entry.name, entry)
     if hub := _HUB.fullmatch(text):
