@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from skimage.registration import phase_cross_correlation
 
 from panoseg.cli import main
 from panoseg.errors import ConfigError, DatasetError
@@ -544,3 +545,31 @@ def test_the_command_takes_the_style(tmp_path):
     more = ["--style", "real", "--land", "streams", "ponds", "--composites", "none"]
     assert main(["simulate", str(folder), *arguments, *more]) == 0
     assert (folder / "ANNOTATIONS/LANDCOVER_10000.npy").exists()
+
+
+def test_pixels_of_20_m_begin_at_any_row_and_column():
+    """With the nearest neighbour, equal pairs begin at even or odd places, which seeds decide."""
+    band = PASTIS_BANDS.index("B8A")
+    phases = set()
+    for seed in range(12):
+        image_HW = season(seed).images_TCHW[0, band].astype(int)
+        steps = [np.abs(np.diff(image_HW, axis=axis)).mean(1 - axis) for axis in (0, 1)]
+        even = [bool(step[::2].max() == 0) for step in steps]
+        odd = [bool(step[1::2].max() == 0) for step in steps]
+        assert all(one != other for one, other in zip(even, odd, strict=True))
+        phases.add(tuple(even))
+    assert len(phases) == 4
+
+
+def test_most_of_the_shift_between_bands_stays_all_season():
+    near, far = PASTIS_BANDS.index("B08"), PASTIS_BANDS.index("B8A")
+    means, spreads = [], []
+    for seed in range(8):
+        images = season(seed, band_shift=0.6, resampling="bilinear", noise=0.0).images_TCHW
+        found = [
+            phase_cross_correlation(image[near], image[far], upsample_factor=20)[0]
+            for image in images.astype(float)
+        ]
+        means.append(np.mean(found, axis=0))
+        spreads.append(np.std(found, axis=0))
+    assert np.std(means, axis=0).min() > np.mean(spreads) > 0.05

@@ -237,6 +237,10 @@ def _declared(landscape: Landscape, style: Style, rng: np.random.Generator) -> L
     )
 
 
+_WOBBLE = 0.4
+"""Share of the shift between bands that differs from date to date."""
+
+
 class _Instrument:
     """The satellite: what it delivers of a scene under weather, shifts, drift and noise."""
 
@@ -256,6 +260,14 @@ class _Instrument:
         if style.gain:
             self.gain_C += sensor_rng.normal(0, style.gain, self.gain_C.size).clip(-0.5, 0.5)
         self.view = sensor_rng.uniform(0.02, 0.08) if "view-angle" in style.weather else 0.0
+        # Detectors of 20 m bands lie elsewhere in the focal plane, so most of their shift stays.
+        self.apart = np.zeros(2)
+        if style.band_shift:
+            self.apart = sensor_rng.normal(0, style.band_shift, 2)
+        # Which rows and columns of 10 m begin a pixel of 20 m.
+        self.phase = (0, 0)
+        if style.real:
+            self.phase = (int(sensor_rng.integers(2)), int(sensor_rng.integers(2)))
 
     def observe(self, scene: Scene, index: int, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
         """Return one date as delivered, float32 C x H x W, and the truth of the sky, uint8."""
@@ -271,7 +283,7 @@ class _Instrument:
         truth_HW = apply_sky(image_CHW, sky, day, scene.snowless_HW, self.sky_rng)
         if weather:
             apply_steps(image_CHW, truth_HW, weather, self.sky_rng)
-        deliver(image_CHW, self.resampling, noise, rng)
+        deliver(image_CHW, self.resampling, noise, rng, self.phase)
         return image_CHW, truth_HW
 
     def _shifted(self, image_CHW: np.ndarray) -> np.ndarray:
@@ -292,7 +304,8 @@ class _Instrument:
             by = np.zeros(2)
         if style.band_shift:
             coarse, fine = list(COARSE_BANDS), list(FINE_BANDS)
-            apart = (by + rng.normal(0, style.band_shift, 2).clip(-1, 1)).clip(-2, 2)
+            wobble = rng.normal(0, _WOBBLE * style.band_shift, 2)
+            apart = (by + (self.apart + wobble).clip(-1, 1)).clip(-2, 2)
             image_CHW[coarse] = slide(image_CHW[coarse], *apart.tolist())
             if by.any():
                 image_CHW[fine] = slide(image_CHW[fine], *by.clip(-2, 2).tolist())

@@ -147,7 +147,13 @@ def slide(image_CHW: np.ndarray, down: float, right: float) -> np.ndarray:
     return image_CHW
 
 
-def deliver(image_CHW: np.ndarray, resampling: str, noise: float, rng: np.random.Generator) -> None:
+def deliver(
+    image_CHW: np.ndarray,
+    resampling: str,
+    noise: float,
+    rng: np.random.Generator,
+    phase: tuple[int, int] = (0, 0),
+) -> None:
     """Average 20 m bands, add noise and resample them to 10 m, in place.
 
     Args:
@@ -155,12 +161,14 @@ def deliver(image_CHW: np.ndarray, resampling: str, noise: float, rng: np.random
         resampling: A name of ``RESAMPLINGS``.
         noise: Factor on the noise.
         rng: Draws the noise.
+        phase: Rows and columns, 0 or 1, of the first pixel of 20 m that lie outside of the image.
     """
     fine, coarse = list(FINE_BANDS), list(COARSE_BANDS)
     image_CHW[fine] = _noisy(image_CHW[fine], noise, rng)
-    image_CHW[coarse] = RESAMPLINGS[resampling](
-        _noisy(pool(image_CHW[coarse]), noise, rng), image_CHW.shape[1:]
-    )
+    margin = [(0, 0), (phase[0], 0), (phase[1], 0)]
+    values_CHW = np.pad(image_CHW[coarse], margin, mode="edge")
+    values_CHW = RESAMPLINGS[resampling](_noisy(pool(values_CHW), noise, rng), values_CHW.shape[1:])
+    image_CHW[coarse] = values_CHW[:, phase[0] :, phase[1] :]
 
 
 def _noisy(image_CHW: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:

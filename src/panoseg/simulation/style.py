@@ -89,7 +89,7 @@ def draw_style(options: SimulationOptions, region: Region, rng: np.random.Genera
         "unlabelled": 0.0 if options.labels != "declared" else rng.uniform(0, 0.06),
         "registration": rng.uniform(0.2, 0.45),
         "far_shifts": rng.uniform(0, 0.06),
-        "band_shift": rng.uniform(0, 0.25),
+        "band_shift": rng.uniform(0, 0.4),
         "gain": rng.uniform(0, 0.04),
         "composites": str(rng.choice(["none", "median", "best"], p=[0.88, 0.06, 0.06])),
         "land_cover": True,
