@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from cubes import make_cube
 from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS
+from panoseg.cli import main
 from panoseg.cube.check import read_dataset
 from panoseg.cube.window import Window, read_window
 from panoseg.data.samples import Batch
@@ -342,3 +344,31 @@ def test_confidence_is_a_probability_that_was_fitted():
 def test_small_regions_are_left_out():
     region_HW = np.array([[1, 1, 2, 0], [1, 1, 3, 3]])
     assert without_small(region_HW, 2).tolist() == [[1, 1, 0, 0], [1, 1, 2, 2]]
+
+
+@pytest.mark.parametrize("bands", [("B02", "B03", "B04", "B08"), ("B05", "B8A", "B11")])
+def test_a_season_of_few_bands_is_mapped_without_naming_weights(bands, tmp_path, capsys):
+    make_cube(48, bands=bands).to_netcdf(tmp_path / "few.nc")
+    assert main(["map", str(tmp_path / "few.nc"), "--out", str(tmp_path / "map")]) == 0
+    printed = capsys.readouterr().out
+    assert "simulated-fields were used" in printed
+    assert "the map does without" in printed
+    content = json.loads((tmp_path / "map" / "map.json").read_text())
+    assert "composites" in json.dumps(content)
+    assert (tmp_path / "map" / "report.html").exists()
+    page = tmp_path / "few.html"
+    assert main(["inspect", str(tmp_path / "few.nc"), "--out", str(page)]) == 0
+    assert "lacks" in capsys.readouterr().out
+    two = tmp_path / "two.nc"
+    make_cube(48, bands=bands[:2]).to_netcdf(two)
+    for command in (["map", str(two), "--out", str(tmp_path / "no")], ["inspect", str(two)]):
+        assert main(command) == 2
+        assert "at least 3 of its bands are needed" in capsys.readouterr().err
+
+
+def test_named_weights_that_need_all_bands_refuse_fewer(tmp_path, capsys):
+    make_cube(48, bands=("B02", "B03", "B04", "B08")).to_netcdf(tmp_path / "few.nc")
+    command = ["map", str(tmp_path / "few.nc"), "--out", str(tmp_path / "map")]
+    assert main([*command, "--weights", "simulated-utae-paps"]) == 2
+    assert "lacks B05, B06" in capsys.readouterr().err
+    assert main([*command, "--weights", "fast"]) == 0

@@ -68,6 +68,10 @@ class CubeError(PanosegError):
     """A cube or a folder of scenes breaks the conventions of ``panoseg.cube``."""
 
 
+class MissingBandsError(CubeError):
+    """A cube lacks bands that are needed."""
+
+
 class AreaError(PanosegError):
     """An outline cannot be read, is not a polygon, or is where no season can be fetched."""
 

@@ -73,9 +73,10 @@ def inspect(
         options: What the file does not say.
     """
     from panoseg.maps.inspect import describe_unusable, inspect_cube
+    from panoseg.models.configs.composites import CompositesConfig
 
     try:
-        found = inspect_cube(cube, options)
+        found = inspect_cube(cube, options, CompositesConfig.fewest_bands)
     except CubeError:
         if not json:
             print("\n".join(describe_unusable(cube)))
@@ -172,9 +173,9 @@ def _refuse_early(cube: Path, weights: str | None, read: ReadOptions) -> None:
     from panoseg.cube.check import read_dataset
     from panoseg.cube.open import open_cube, reading
     from panoseg.models.config import config_from_json
-    from panoseg.models.weights_list import PACKAGE_WEIGHTS
+    from panoseg.models.weights_list import FOR_FEWER_BANDS, PACKAGE_FOLDER
 
-    folder = PACKAGE_WEIGHTS if weights is None else Path(weights)
+    folder = PACKAGE_FOLDER / FOR_FEWER_BANDS if weights is None else Path(weights)
     try:
         card = read_json(folder / "card.json")
         bands = tuple(card["normalisation"]["bands"])

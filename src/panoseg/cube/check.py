@@ -27,7 +27,7 @@ from panoseg.cube.options import ReadOptions
 from panoseg.cube.report import OPENED, RECORD, report_of
 from panoseg.cube.times import decode_times, is_time, one_time_a_day
 from panoseg.cube.values import Decoding, as_reflectance, decode, stated_nodata, states_offset
-from panoseg.errors import CubeError
+from panoseg.errors import CubeError, MissingBandsError
 from panoseg.imagery.sentinel2 import PIXEL_M, SCENE_CLASSIFICATION
 
 SMALLEST_SIDE = 16
@@ -119,7 +119,10 @@ def read_dataset(
     named, names = _name_bands(placed, bands, options, fewest_bands or len(bands))
     missing = [band for band in bands if band not in names]
     if missing:
-        notes.append(f"The cube lacks {', '.join(missing)}; the map does without.")
+        notes.append(
+            f"The cube lacks {', '.join(missing)}; the map does without, and pictures and NDVI take"
+            " the nearest bands."
+        )
         bands = list(names)
     if crs is None:
         raise CubeError(
@@ -342,7 +345,7 @@ def _name_bands(
     if len(bands) - len(missing) < fewest:
         needs = "" if fewest == len(bands) else f"; at least {fewest} of its bands are needed"
         present = ", ".join(dict.fromkeys(label for source in sources for label in source))
-        raise CubeError(
+        raise MissingBandsError(
             f"The cube lacks {', '.join(missing)} (it has: {present[:300] or 'nothing'}){needs}:"
             f" say which is which with --bands, e.g. --bands {missing[0]}=NAME."
         )

@@ -22,7 +22,7 @@ from rasterio.features import geometry_mask
 
 from panoseg.cube.season import CLEAR_CLASSES, Season
 from panoseg.data.profiles import CLOUD_REFLECTANCE
-from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
+from panoseg.imagery.sentinel2 import PASTIS_BANDS, SCENE_CLASSIFICATION
 from panoseg.maps.rasters import NO_DATA_CLASS
 
 TEMPLATES = jinja2.Environment(
@@ -63,6 +63,13 @@ def clearest_date(season: Season) -> int:
     return int(nearly[np.abs(season.dates_T[nearly] - june).argmin()])
 
 
+def nearest_band(cube: xr.Dataset, wanted: str) -> str:
+    """Return a band of a checked cube, or of those that it has the one with the next wavelength."""
+    place = PASTIS_BANDS.index(wanted)
+    present = [band for band in PASTIS_BANDS if band in cube]
+    return min(present, key=lambda band: abs(PASTIS_BANDS.index(band) - place))
+
+
 def true_colour(cube: xr.Dataset, position: int) -> str:
     """Return one date of a checked cube as a true-colour JPEG, in a data URI.
 
@@ -70,7 +77,9 @@ def true_colour(cube: xr.Dataset, position: int) -> str:
     """
     step = max(1, max(cube.sizes["y"], cube.sizes["x"]) // _LONGEST_SIDE)
     part = cube.isel(time=position, y=slice(None, None, step), x=slice(None, None, step))
-    bands_HW3 = np.stack([part[band].values for band in ("B04", "B03", "B02")], axis=-1)
+    bands_HW3 = np.stack(
+        [part[nearest_band(cube, band)].values for band in ("B04", "B03", "B02")], axis=-1
+    )
     data_HW = (np.isfinite(bands_HW3) & (bands_HW3 != 0)).all(axis=-1)
     colours_HW3 = np.full(bands_HW3.shape, 225, np.uint8)
     if data_HW.any():
@@ -142,7 +151,9 @@ def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:
     # A tiny parcel may contain no pixel's centre.
     tiny = shape_HW[0] * shape_HW[1] < 9
     inside_HW = ~geometry_mask([outline], shape_HW, corner, all_touched=tiny)
-    near_TP, red_TP, blue_TP = (part[band].values[:, inside_HW] for band in ("B08", "B04", "B02"))
+    near_TP, red_TP, blue_TP = (
+        part[nearest_band(cube, band)].values[:, inside_HW] for band in ("B08", "B04", "B02")
+    )
     sum_TP = near_TP + red_TP
     data_TP = np.isfinite(sum_TP) & (sum_TP > 0) & (near_TP != 0) & (red_TP != 0)
     with np.errstate(invalid="ignore", divide="ignore"):

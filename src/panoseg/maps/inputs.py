@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 from panoseg.cube.check import read_dataset
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import Season, choose_season
-from panoseg.errors import ConfigError
+from panoseg.errors import ConfigError, MissingBandsError
 from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.options import MapOptions
 from panoseg.maps.outlines import to_map
@@ -31,6 +31,7 @@ from panoseg.maps.windows import Block
 from panoseg.models.model import find_weights
 from panoseg.models.weights import Weights, WeightsCard, load_card, load_weights
 from panoseg.models.weights_by_name import expectation_of, origin_of
+from panoseg.models.weights_list import FOR_FEWER_BANDS
 from panoseg.training.transfer import only_weights
 
 _OUTLINE_STEP_DEGREES = 0.01
@@ -192,7 +193,14 @@ def open_inputs(
         raise ConfigError("--declared-only scores inside of a truth: add --truth, or leave it out.")
     given = GivenWeights.of(weights, fold)
     true_parcels = None if truth is None else read_truth(truth)
-    cube, season, notes = open_season(cube_path, given.card, options)
+    try:
+        cube, season, notes = open_season(cube_path, given.card, options)
+    except MissingBandsError:
+        if weights is not None:
+            raise
+        given = GivenWeights.of(FOR_FEWER_BANDS)
+        cube, season, notes = open_season(cube_path, given.card, options)
+        notes = (*notes, f"The weights {FOR_FEWER_BANDS} were used, which need fewer bands.")
     if true_parcels is not None:
         check_place(true_parcels, str(truth), _extent(cube), cube_path)
     outline = None if within is None else _outline_in(cube, within)

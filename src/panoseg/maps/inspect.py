@@ -29,7 +29,7 @@ from panoseg.cube.season import Season, choose_season
 from panoseg.errors import CubeError
 from panoseg.files import write_text
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M, SCENE_CLASSIFICATION
-from panoseg.maps.figures import TEMPLATES, clearest_date, enlarged, true_colour
+from panoseg.maps.figures import TEMPLATES, clearest_date, enlarged, nearest_band, true_colour
 
 _SAMPLED_SIDE = 512
 _LONGEST_SIDE = 1024
@@ -208,7 +208,9 @@ def ndvi_image(cube: xr.Dataset, position: int) -> str:
     """
     step = max(1, max(cube.sizes["y"], cube.sizes["x"]) // _LONGEST_SIDE)
     part = cube.isel(time=position, y=slice(None, None, step), x=slice(None, None, step))
-    near_HW, red_HW = (part[band].values.astype(np.float64) for band in ("B08", "B04"))
+    near_HW, red_HW = (
+        part[nearest_band(cube, band)].values.astype(np.float64) for band in ("B08", "B04")
+    )
     sum_HW = near_HW + red_HW
     data_HW = np.isfinite(sum_HW) & (sum_HW > 0) & (near_HW != 0) & (red_HW != 0)
     ndvi = (near_HW[data_HW] - red_HW[data_HW]) / sum_HW[data_HW]
@@ -222,12 +224,15 @@ def ndvi_image(cube: xr.Dataset, position: int) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def inspect_cube(path: Path | str, options: ReadOptions | None = None) -> InspectedCube:
+def inspect_cube(
+    path: Path | str, options: ReadOptions | None = None, fewest_bands: int | None = None
+) -> InspectedCube:
     """Inspect a season.
 
     Args:
         path: The season, in any form that ``open_cube`` reads.
         options: What the file does not say.
+        fewest_bands: How many bands are enough; None if all ten are needed.
 
     Raises:
         CubeError: The season cannot be used; the message says why, and which option helps.
@@ -235,7 +240,7 @@ def inspect_cube(path: Path | str, options: ReadOptions | None = None) -> Inspec
     path, options = Path(path), options or ReadOptions()
     opened = open_cube(path)
     with reading(path):
-        found = read_dataset(opened, PASTIS_BANDS, options)
+        found = read_dataset(opened, PASTIS_BANDS, options, fewest_bands)
         cube, season, failure = found.cube, None, ""
         try:
             season = choose_season(cube, min_dates=1, options=options)
@@ -308,7 +313,7 @@ def _dates(cube: xr.Dataset, season: Season | None) -> list[InspectedDate]:
 def _data_share(cube: xr.Dataset, season: Season | None) -> float:
     """Return the share of pixels with data, of the used dates; of a sample of a large cube."""
     step = {dim: slice(None, None, max(1, cube.sizes[dim] // _SAMPLED_SIDE)) for dim in ("y", "x")}
-    part = cube[next(iter(PASTIS_BANDS))].isel(step)
+    part = cube[nearest_band(cube, PASTIS_BANDS[0])].isel(step)
     if season is not None:
         part = part.isel(time=season.index_T)
     return float((part.notnull() & (part != 0)).mean().compute(scheduler="threads"))

@@ -22,6 +22,8 @@ DEFAULT_FOR_PHOTOGRAPHS = "coco-eomt-small"
 """What photographs are segmented with where no weights are named."""
 DEFAULT_FOR_SEASONS = "simulated-utae-paps"
 """What seasons are mapped with where no weights are named."""
+FOR_FEWER_BANDS = "simulated-fields"
+"""What a season is mapped with that lacks bands of the default, where no weights are named."""
 PACKAGE_FOLDER = Path(panoseg.__file__).parent / "weights"
 """Folder of the weights that ship with the package, by name."""
 PACKAGE_WEIGHTS = PACKAGE_FOLDER / DEFAULT_FOR_SEASONS
