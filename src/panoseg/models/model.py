@@ -22,7 +22,6 @@ from panoseg.errors import ConfigError, CubeError
 from panoseg.models.config import check_tta
 from panoseg.models.network import PLAIN, Network, PredictOptions
 from panoseg.models.weights import CARD, Weights, load_weights
-from panoseg.models.weights_by_name import locate
 from panoseg.models.weights_list import PACKAGE_WEIGHTS
 from panoseg.panoptic.panoptic import Panoptic
 
@@ -63,6 +62,9 @@ def find_weights(source: Weights | Path | str | None) -> Weights | Path | str:
         return PACKAGE_WEIGHTS
     if isinstance(source, Weights) or str(source) == PUBLISHED:
         return source
+    # Workers that get their weights as numbers never fetch any, and need no requests.
+    from panoseg.models.weights_by_name import locate
+
     folder = locate(source)
     return folder / WEIGHTS if (folder / WEIGHTS / CARD).exists() else folder
 
