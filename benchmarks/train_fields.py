@@ -6,7 +6,7 @@ A piece simulates fresh patches in the style real, and trains on them for a few 
 weights of the piece before; its learning rate falls to zero, so that the weights of every piece can
 be used. A stopped run goes on. On another machine, begin with the weights of the last piece
 (``--from``) and the number of the next one (``--first``). FOLDER/weights holds the last weights in
-half precision, 3 MB. The images of one piece take 20 GB and are deleted when the next one begins.
+half precision, 3 MB. The images of one piece take 20 GB and are deleted when it is done.
 """
 
 from __future__ import annotations

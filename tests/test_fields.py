@@ -24,7 +24,7 @@ from panoseg.maps.options import MapOptions
 from panoseg.models.config import config_from_json, to_json
 from panoseg.models.configs.composites import CompositesConfig
 from panoseg.models.configs.fields import FieldsConfig
-from panoseg.models.fields import BELOW, DISTANCE, RIGHT, FieldTargets, _turn_back
+from panoseg.models.fields import BELOW, DISTANCE, RIGHT, FieldTargets, _best_iou, _turn_back
 from panoseg.models.model import Model
 from panoseg.models.network import PredictOptions, build_network
 from panoseg.models.weights import Weights
@@ -36,9 +36,9 @@ WIDTHS = {"encoder_widths": (8, 8), "decoder_widths": (8, 8)}
 SMALL = CompositesConfig(bands=3, composites=4, **WIDTHS)
 
 
-def batch_of(fields_HW: np.ndarray, classes_HW: np.ndarray | None = None, dates: int = 4) -> Batch:
+def batch_of(fields_HW: np.ndarray, classes_HW: np.ndarray | None = None) -> Batch:
     """Two seasons with the same fields."""
-    images, days, valid = season(dates, fields_HW.shape)
+    images, days, valid = season(4, fields_HW.shape)
     instances = torch.from_numpy(np.stack([fields_HW, fields_HW]).astype(np.int32))
     classes = (
         (instances % 5).long()
@@ -228,7 +228,7 @@ def test_options_go_to_json_and_back():
 
 
 def test_a_cube_that_lacks_bands_is_mapped_by_networks_that_can(tmp_path):
-    config = FieldsConfig(CompositesConfig(**WIDTHS))
+    config = FieldsConfig(CompositesConfig(**WIDTHS, band_dropout=0.3))
     weights = tiny_weights()
     weights = Weights(replace(weights.card, model=config), build_network(config).state_dict())
     cube = make_cube()
@@ -275,11 +275,10 @@ def test_perfect_maps_give_the_fields_back():
     fields_HW[20:30, 20:30] = 0
     maps = maps_of(fields_HW)
     region_HW = draw_regions(*maps[:3], maps[3:], 0.5, 0.5, 4)
-    pairs = np.unique(np.stack([fields_HW.ravel(), region_HW.ravel()]), axis=1)
-    assert pairs.shape[1] >= len(np.unique(fields_HW))
-    for number in np.unique(fields_HW)[1:]:
-        own, counts = np.unique(region_HW[fields_HW == number], return_counts=True)
-        assert counts.max() >= 0.99 * (fields_HW == number).sum() or len(own) <= 2
+    iou_N, _ = _best_iou(fields_HW, region_HW, np.zeros(fields_HW.shape, bool))
+    areas = np.bincount(fields_HW.ravel(), minlength=len(iou_N) + 1)[1:]
+    print(np.sort(iou_N[areas >= 20]))
+    assert iou_N[areas >= 20].min() > 0.9
     assert not region_HW[fields_HW == 0].any()
     assert (draw_regions(*maps[:3], maps[3:], 0.5, 1.1, 4).max()) < region_HW.max()
     assert not draw_regions(*maps[:3], maps[3:], 0.5, 0.5, 10**6).any()

@@ -73,10 +73,10 @@ def inspect(
         options: What the file does not say.
     """
     from panoseg.maps.inspect import describe_unusable, inspect_cube
-    from panoseg.models.configs.composites import CompositesConfig
+    from panoseg.models.configs.composites import FEWEST_BANDS
 
     try:
-        found = inspect_cube(cube, options, CompositesConfig.fewest_bands)
+        found = inspect_cube(cube, options, FEWEST_BANDS)
     except CubeError:
         if not json:
             print("\n".join(describe_unusable(cube)))
@@ -178,7 +178,7 @@ def _refuse_early(cube: Path, weights: str | None, read: ReadOptions) -> None:
     folder = PACKAGE_FOLDER / FOR_FEWER_BANDS if weights is None else Path(weights)
     try:
         card = read_json(folder / "card.json")
-        bands = tuple(card["normalisation"]["bands"])
+        bands = tuple(map(str, card["normalisation"]["bands"]))
         fewest = config_from_json(card["model"]).fewest_bands
     except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return  # what is wrong with weights is said by their own reader

@@ -116,7 +116,7 @@ def read_dataset(
     placed, more = _place(cube)
     notes += more
     newer_T = _newer_baseline(placed)
-    named, names = _name_bands(placed, bands, options, fewest_bands or len(bands))
+    named, names = _name_bands(placed, bands, options, min(fewest_bands or len(bands), len(bands)))
     missing = [band for band in bands if band not in names]
     if missing:
         notes.append(

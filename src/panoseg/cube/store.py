@@ -186,6 +186,8 @@ class DayStore:
                 )
             source, target = self.folder / band / "c" / "0", cube / band / "c" / str(place)
             if source.exists():
+                for part in source.rglob("*.partial"):  # of a chunk, by zarr that was killed
+                    part.unlink()
                 target.parent.mkdir(exist_ok=True)
                 os.rename(source, target)
 

@@ -306,4 +306,5 @@ class Normalisation:
         ratio_BTHW = torch.where(
             total_BTHW > 0, (infrared_BTHW - red_BTHW) / total_BTHW.clamp(min=1), 0.0
         )
-        return ratio_BTHW.clamp(-1, 1)[:, :, None]
+        # Of a band that is missing nothing is known.
+        return ratio_BTHW.clamp(-1, 1).masked_fill(total_BTHW.isnan(), torch.nan)[:, :, None]

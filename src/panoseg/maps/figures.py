@@ -63,11 +63,17 @@ def clearest_date(season: Season) -> int:
     return int(nearly[np.abs(season.dates_T[nearly] - june).argmin()])
 
 
+_VISIBLE = ("B02", "B03", "B04")
+_NANOMETRES = dict(
+    zip(PASTIS_BANDS, (492, 560, 665, 704, 740, 781, 833, 865, 1612, 2196), strict=True)
+)
+"""Centre wavelengths of Sentinel-2's bands, rounded."""
+
+
 def nearest_band(cube: xr.Dataset, wanted: str) -> str:
-    """Return a band of a checked cube, or of those that it has the one with the next wavelength."""
-    place = PASTIS_BANDS.index(wanted)
+    """Return the band of a checked cube whose wavelength is nearest to that of ``wanted``."""
     present = [band for band in PASTIS_BANDS if band in cube]
-    return min(present, key=lambda band: abs(PASTIS_BANDS.index(band) - place))
+    return min(present, key=lambda band: abs(_NANOMETRES[band] - _NANOMETRES[wanted]))
 
 
 def true_colour(cube: xr.Dataset, position: int) -> str:
@@ -151,11 +157,10 @@ def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:
     # A tiny parcel may contain no pixel's centre.
     tiny = shape_HW[0] * shape_HW[1] < 9
     inside_HW = ~geometry_mask([outline], shape_HW, corner, all_touched=tiny)
-    near_TP, red_TP, blue_TP = (
-        part[nearest_band(cube, band)].values[:, inside_HW] for band in ("B08", "B04", "B02")
-    )
+    near, red, blue = (nearest_band(cube, band) for band in ("B08", "B04", "B02"))
+    near_TP, red_TP, blue_TP = (part[band].values[:, inside_HW] for band in (near, red, blue))
     sum_TP = near_TP + red_TP
-    data_TP = np.isfinite(sum_TP) & (sum_TP > 0) & (near_TP != 0) & (red_TP != 0)
+    data_TP = (near != red) & np.isfinite(sum_TP) & (sum_TP > 0) & (near_TP != 0) & (red_TP != 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         ndvi_TP = np.where(data_TP, (near_TP - red_TP) / sum_TP, np.nan)
     # pandas, because numpy warns of dates without data.
@@ -167,7 +172,7 @@ def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:
     else:
         # Clouds are bright in blue; a date without data has no mean and counts as clear.
         blue_T = pd.DataFrame(blue_TP.T).mean().to_numpy()
-        cloudy_T = np.nan_to_num(blue_T) > CLOUD_REFLECTANCE
+        cloudy_T = (blue in _VISIBLE) & (np.nan_to_num(blue_T) > CLOUD_REFLECTANCE)
     return Curve(
         cube["time"].dt.strftime("%Y-%m-%d").values.tolist(),
         ndvi.mean().to_numpy(),

@@ -6,7 +6,7 @@ They are the cube with its season, the weights, the outline and the true parcels
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from panoseg.maps.windows import Block
 from panoseg.models.model import find_weights
 from panoseg.models.weights import Weights, WeightsCard, load_card, load_weights
 from panoseg.models.weights_by_name import expectation_of, origin_of
-from panoseg.models.weights_list import FOR_FEWER_BANDS
+from panoseg.models.weights_list import FOR_FEWER_BANDS, PACKAGE_FOLDER
 from panoseg.training.transfer import only_weights
 
 _OUTLINE_STEP_DEGREES = 0.01
@@ -198,7 +198,7 @@ def open_inputs(
     except MissingBandsError:
         if weights is not None:
             raise
-        given = GivenWeights.of(FOR_FEWER_BANDS)
+        given = replace(GivenWeights.of(PACKAGE_FOLDER / FOR_FEWER_BANDS), name=FOR_FEWER_BANDS)
         cube, season, notes = open_season(cube_path, given.card, options)
         notes = (*notes, f"The weights {FOR_FEWER_BANDS} were used, which need fewer bands.")
     if true_parcels is not None:

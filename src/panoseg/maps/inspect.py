@@ -208,11 +208,10 @@ def ndvi_image(cube: xr.Dataset, position: int) -> str:
     """
     step = max(1, max(cube.sizes["y"], cube.sizes["x"]) // _LONGEST_SIDE)
     part = cube.isel(time=position, y=slice(None, None, step), x=slice(None, None, step))
-    near_HW, red_HW = (
-        part[nearest_band(cube, band)].values.astype(np.float64) for band in ("B08", "B04")
-    )
+    near, red = (nearest_band(cube, band) for band in ("B08", "B04"))
+    near_HW, red_HW = (part[band].values.astype(np.float64) for band in (near, red))
     sum_HW = near_HW + red_HW
-    data_HW = np.isfinite(sum_HW) & (sum_HW > 0) & (near_HW != 0) & (red_HW != 0)
+    data_HW = (near != red) & np.isfinite(sum_HW) & (sum_HW > 0) & (near_HW != 0) & (red_HW != 0)
     ndvi = (near_HW[data_HW] - red_HW[data_HW]) / sum_HW[data_HW]
     steps = np.linspace(0, 0.9, len(_NDVI_COLOURS))
     colours_HW3 = np.full((*sum_HW.shape, 3), 225, np.uint8)

@@ -58,8 +58,9 @@ def without_unsure(outlines_N: np.ndarray, unsure_U: np.ndarray) -> tuple[np.nda
     """
     number_X, unsure_X = shapely.STRtree(unsure_U).query(outlines_N, predicate="intersects")
     cut_N, counts_N = outlines_N.copy(), np.ones(len(outlines_N), bool)
-    for number in np.unique(number_X):
-        unsure = shapely.union_all(unsure_U[unsure_X[number_X == number]])
+    numbers, starts = np.unique(number_X, return_index=True)
+    for number, own_X in zip(numbers, np.split(unsure_X, starts[1:]), strict=True):
+        unsure = shapely.union_all(unsure_U[own_X])
         left = shapely.difference(outlines_N[number], unsure)
         counts_N[number] = shapely.area(left) >= (1 - _MOSTLY) * shapely.area(outlines_N[number])
         cut_N[number] = left if counts_N[number] else shapely.Polygon()

@@ -50,6 +50,7 @@ _WEIGHTS = {"extent": 1.0, "boundary": 1.0, "distance": 2.0, "edge": 1.0, "class
 _BEYOND = 8
 """Pixels for which a field goes on beyond the rim of a patch, for its distances."""
 _MATCH, _MOSTLY = 0.5, 0.5
+"""IoU of a match, and share of void from which a region without a match is ignored."""
 _NEWTON_STEPS, _RIDGE = 20, 0.01
 _EXTENT_THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8)
 _MERGE_THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
@@ -272,9 +273,11 @@ class Fields(Network):
         for maps_5HW, true_HW, void_HW in samples:
             region_HW = self._regions(maps_5HW)
             facts_N4 = describe_regions(region_HW, maps_5HW[EXTENT], maps_5HW[RIGHT:])
-            matched_N, ignored_N = _matched(region_HW, true_HW, void_HW)
-            rows.append(np.insert(facts_N4, 0, 1.0, axis=1)[~ignored_N])
-            right.append(matched_N[~ignored_N].astype(np.float64))
+            iou_N, ignored_N = _best_iou(region_HW, true_HW, void_HW)
+            matched_N = iou_N > _MATCH
+            counted_N = matched_N | ~ignored_N
+            rows.append(np.insert(facts_N4, 0, 1.0, axis=1)[counted_N])
+            right.append(matched_N[counted_N].astype(np.float64))
         facts_N5, right_N = np.concatenate(rows), np.concatenate(right)
         weights_5 = np.zeros(5)
         for _ in range(_NEWTON_STEPS):
@@ -309,13 +312,8 @@ class Fields(Network):
             for j, merge in enumerate(_MERGE_THRESHOLDS):
                 region_HW = merge_basins(basin_HW, maps_5HW[RIGHT:], merge)
                 region_HW = without_small(region_HW, self.config.min_pixels)
-                counts[i, j] = _matches(region_HW, true_HW, void_HW)
+                counts[i, j] = _match_counts(region_HW, true_HW, void_HW)
         return counts
-
-    def tuned_config(self) -> FieldsConfig:
-        """Return the configuration with the tuned thresholds."""
-        config: FieldsConfig = self.config
-        return config
 
     def attention(self, batch: Batch) -> Tensor | None:
         """Return the attention of the backbone over dates."""
@@ -361,20 +359,13 @@ def _overlap_loss(logits: Tensor, true: Tensor, weight: Tensor) -> Tensor:
     return entropy + torch.log(torch.cosh(dice))
 
 
-def _matched(
-    drawn_HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return which drawn fields have a match, and which lie mostly on void: bool, N each."""
-    iou_N, ignored_N = _best_iou(drawn_HW, true_HW, void_HW)
-    return iou_N > _MATCH, ignored_N
-
-
-def _matches(drawn_HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray) -> np.ndarray:
+def _match_counts(drawn_HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray) -> np.ndarray:
     """Return the sum of IoU over matches, their number, and those of true and drawn fields."""
     iou_N, ignored_N = _best_iou(drawn_HW, true_HW, void_HW)
     matched_N = iou_N > _MATCH
     true = len(np.unique(true_HW[true_HW > 0]))
-    return np.array([iou_N[matched_N].sum(), matched_N.sum(), true, (~ignored_N).sum()])
+    counted_N = matched_N | ~ignored_N
+    return np.array([iou_N[matched_N].sum(), matched_N.sum(), true, counted_N.sum()])
 
 
 def _best_iou(

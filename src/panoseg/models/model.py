@@ -285,13 +285,14 @@ class Model:
         day0 = date(infer_harvest_year(dates_T, self.season_start) - 1, *self.season_start)
         self.network.count_days_from(day0)
         days_T = (dates_T - np.datetime64(day0)).astype(np.int64)
-        missing_C = np.isnan(images_TCHW).all(axis=(0, 2, 3))
+        missing_C = ~(np.abs(images_TCHW) > 0).any(axis=(0, 2, 3))
         missing_C &= not missing_C.all()  # then no pixel has data, and nothing is found
         fewest = self.network.config.fewest_bands or len(bands)
         if missing_C.any() and len(bands) - missing_C.sum() < fewest:
             names = ", ".join(np.array(bands)[missing_C])
             raise CubeError(f"The bands {names} have no data, and {fewest} bands are needed.")
         filled_TCHW, data_HW = images_TCHW[order].astype(np.float32), np.array(True)
+        filled_TCHW[:, missing_C] = np.nan
         for band in np.flatnonzero(~missing_C):
             filled_TCHW[:, band], band_data_HW = fill_gaps(filled_TCHW[:, band], days_T)
             data_HW = data_HW & band_data_HW

@@ -16,6 +16,9 @@ from panoseg.models.configs.base import (
 )
 from panoseg.models.configs.season import SeasonConfig
 
+FEWEST_BANDS = 3
+"""How many bands training with ``band_dropout`` leaves at least."""
+
 
 @dataclass(frozen=True)
 class CompositesConfig(SeasonConfig):
@@ -24,7 +27,6 @@ class CompositesConfig(SeasonConfig):
     name: ClassVar[str] = "composites"
     title: ClassVar[str] = "composites"
     network: ClassVar[str] = "panoseg.models.composites:Composites"
-    fewest_bands = 3
 
     bands: int = 10
     """Number of channels of an image; follows from the data."""
@@ -61,6 +63,11 @@ class CompositesConfig(SeasonConfig):
             date.fromisoformat(self.reference_date)
         except ValueError:
             expect(False, f"reference_date must be a date YYYY-MM-DD, not {self.reference_date!r}.")
+
+    @property
+    def fewest_bands(self) -> int | None:  # type: ignore[override]
+        """How many bands a season must have: a few if training dropped bands, or else all."""
+        return min(FEWEST_BANDS, self.bands) if self.band_dropout else None
 
     @property
     def map_widths(self) -> tuple[int, ...]:
