@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import shapely
 import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
 
 from catalogue_server import DAYS, LAND, NEEDS_RUSTAC, outline, scene, serve
 from cubes import item
@@ -27,6 +29,8 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.options import CubeOptions
 from panoseg.cube.report import report_of
+from panoseg.cube.store import DayStore
+from panoseg.cube.window import Window
 from panoseg.errors import CubeError, OutputError, PanosegError
 from panoseg.imagery import remote
 from panoseg.imagery.catalogue import load_scenes
@@ -645,3 +649,17 @@ def test_options_are_checked():
     ):
         with pytest.raises(PanosegError):
             CubeOptions(**wrong)
+
+
+def test_parts_of_chunks_that_a_kill_left_do_not_reach_the_cube(tmp_path):
+    grid = GeoBox((4, 4), Affine(10, 0, 500_000, 0, -10, 5_600_000), "EPSG:32631")
+    day = DayStore(tmp_path, "2019-05-01", ("B02",), grid)
+    values = {band: np.full((4, 4), 7) for band in day.bands}
+    day.write(Window(0, 0, 4, 4), values)
+    part = day.folder / "B02" / "c" / "0" / "0" / "0.abc.partial"
+    part.write_bytes(b"")
+    for band in day.bands:
+        (tmp_path / "cube" / band).mkdir(parents=True)
+    day.move(tmp_path / "cube", 3)
+    files = [path.name for path in (tmp_path / "cube").rglob("*") if path.is_file()]
+    assert files == ["0", "0"]
