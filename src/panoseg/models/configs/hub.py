@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
-import tyro
-
 from panoseg.models.configs.base import NetworkConfig, expect, expect_one_of, expect_share
 from panoseg.models.configs.photograph import IGNORED
 from panoseg.text_files import json_of
+
+try:
+    from tyro.conf import Suppress
+except ImportError:  # training needs no command line
+    Suppress = None  # type: ignore[misc]
 
 FamilyName = Literal["mask2former", "maskformer", "oneformer", "detr", "eomt", "eomt_dinov3"]
 
@@ -108,15 +111,15 @@ class HubNetworkConfig(NetworkConfig):
     """Classes of things; follows from the class table."""
     stuff: int = 53
     """Classes of stuff; follows from the class table."""
-    labels: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
+    labels: Annotated[tuple[int, ...], Suppress] = ()
     """Place of the class of each label among the classes of the table, -1 for none; empty where
     labels are the classes in their order.
     """
-    architecture: Annotated[str, tyro.conf.Suppress] = "{}"
+    architecture: Annotated[str, Suppress] = "{}"
     """The configuration of the library, JSON."""
-    processor: Annotated[str, tyro.conf.Suppress] = "{}"
+    processor: Annotated[str, Suppress] = "{}"
     """The configuration of the library's image processor, JSON."""
-    task_tokens: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
+    task_tokens: Annotated[tuple[int, ...], Suppress] = ()
     """Tokens of the task, which OneFormer reads."""
     min_side: int = 0
     """Resize the shorter side to this many pixels; 0 resizes as the image processor says."""
