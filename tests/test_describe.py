@@ -40,6 +40,7 @@ def test_photographs_are_refused_in_one_line(tmp_path, capsys, command):
     places = {
         "DATA": str(write_photographs(tmp_path / "coco", 1, (32, 32), workers=1)),
         "OUT": str(tmp_path / "out.png"),
+        "NONE": str(tmp_path / "none"),
     }
     assert main([places.get(word, word) for word in command.split()]) == 2
     words = capsys.readouterr().err

@@ -15,7 +15,7 @@ LONGEST_VALUE = 80
 _LONGEST_NAME = 255
 """Characters of a part of a path; no system has longer ones."""
 _LONGEST_LINE = 2000
-_WORD = re.compile(rf"[^\s/\\'\"]{{{LONGEST_VALUE + 1},}}")
+_WORD = re.compile(rf"[^\s/\\'\":,;]{{{LONGEST_VALUE + 1},}}")
 _QUOTED = re.compile(
     rf"(?<![^\s(\[])('[^'/\\]{{{LONGEST_VALUE + 1},}}'|\"[^\"/\\]{{{LONGEST_VALUE + 1},}}\")"
 )
