@@ -434,7 +434,7 @@ def hostile_archives() -> dict[str, tuple[str, bytes, str]]:
         archive.writestr("card.json", bytes(80 * 1024**2))
     return {
         "climbing": ("w.zip", zipped({"x": b""}, "../../"), "a path out of its folder"),
-        "absolute": ("w.tar.gz", tarred(member("/tmp/x")), "a path out of its folder"),
+        "absolute": ("w.tar.gz", tarred(member("/x")), "a path out of its folder"),
         "windows": ("w.zip", zipped({"x": b""}, "C:\\a\\"), "a path out of its folder"),
         "link": ("w.zip", linked.getvalue(), "a link or a device"),
         "tar-link": (

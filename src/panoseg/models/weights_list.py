@@ -27,6 +27,7 @@ FOR_FEWER_BANDS = "simulated-fields"
 PACKAGE_FOLDER = Path(panoseg.__file__).parent / "weights"
 """Folder of the weights that ship with the package, by name."""
 PACKAGE_WEIGHTS = PACKAGE_FOLDER / DEFAULT_FOR_SEASONS
+"""Folder of the default for seasons."""
 _LIST = Path(__file__).with_name("weights_list.json")
 
 

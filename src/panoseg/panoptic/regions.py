@@ -3,7 +3,7 @@
 A watershed cuts the extent into many small basins; then neighbouring basins are merged, the pair
 with the weakest boundary between them first, until every boundary that is left is strong.
 
-Shape suffixes: H W pixels, N basins, E boundaries between two basins.
+Shape suffixes: H W pixels, N regions.
 """
 
 from __future__ import annotations

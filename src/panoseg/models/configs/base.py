@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from panoseg.errors import ConfigError
@@ -140,6 +141,14 @@ def expect_sizes(config: DataclassInstance, leave_out: tuple[str, ...] = ()) -> 
 def expect_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ``ConfigError`` unless the option has one of the allowed values."""
     expect(value in allowed, f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+
+
+def expect_date(name: str, value: str) -> None:
+    """Raise ``ConfigError`` unless the value is a date."""
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        expect(False, f"{name} must be a date YYYY-MM-DD, not {value!r}.")
 
 
 def expect_one_kind_of_block(mbconv: bool, squeeze: bool) -> None:

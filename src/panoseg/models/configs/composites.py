@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 from typing import ClassVar
 
 from panoseg.imagery.sentinel2 import REFERENCE_DATE
 from panoseg.models.configs.base import (
     NORM_GROUPS,
     expect,
+    expect_date,
     expect_levels,
     expect_share,
     expect_sizes,
@@ -59,10 +59,7 @@ class CompositesConfig(SeasonConfig):
             all(width % NORM_GROUPS == 0 for width in self.encoder_widths),
             f"encoder_widths must be multiples of {NORM_GROUPS}, not {self.encoder_widths}.",
         )
-        try:
-            date.fromisoformat(self.reference_date)
-        except ValueError:
-            expect(False, f"reference_date must be a date YYYY-MM-DD, not {self.reference_date!r}.")
+        expect_date("reference_date", self.reference_date)
 
     @property
     def fewest_bands(self) -> int | None:  # type: ignore[override]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self, get_args
+from dataclasses import dataclass, field
+from typing import ClassVar, get_args
 
-from panoseg.models.configs.base import NetworkConfig, expect, expect_share
+from panoseg.models.configs.base import expect, expect_share
 from panoseg.models.configs.composites import CompositesConfig
-from panoseg.models.configs.paps import BackboneConfig
+from panoseg.models.configs.paps import BackboneConfig, HeadConfig
 
 
 @dataclass(frozen=True)
-class FieldsConfig(NetworkConfig):
+class FieldsConfig(HeadConfig):
     """Fields: extent, boundaries and distances of fields, from which regions are drawn.
 
     Its head works on the maps of a backbone.
@@ -20,12 +20,7 @@ class FieldsConfig(NetworkConfig):
 
     name: ClassVar[str] = "fields"
     network: ClassVar[str] = "panoseg.models.fields:Fields"
-    inputs = "season"
-    answers = "panoptic"
-    scorer = "parcels"
-    max_tta = 8
     train_options = frozenset({"data", "tune_threshold"})
-    backbone_prefix = "encoder."
 
     backbone: BackboneConfig = field(default_factory=CompositesConfig)
     """The network that computes the maps; its ``classes`` are those of the fields."""
@@ -58,36 +53,7 @@ class FieldsConfig(NetworkConfig):
         )
         expect(self.min_pixels >= 1, f"min_pixels must be at least 1, not {self.min_pixels}.")
 
-    def fitted(self, **facts: Any) -> Self:  # noqa: ANN401
-        """Return the same options with what follows from the data; it is the backbone's."""
-        return replace(self, backbone=self.backbone.fitted(**facts))
-
     @property
     def title(self) -> str:
         """The network's name in words."""
         return f"{self.backbone.title} + fields"
-
-    @property
-    def reference_date(self) -> str | None:
-        """The date from which the backbone counts days; None for one that ignores dates."""
-        return getattr(self.backbone, "reference_date", None)
-
-    @property
-    def fewest_bands(self) -> int | None:  # type: ignore[override]
-        """How many of the bands a season must have."""
-        return self.backbone.fewest_bands
-
-    @property
-    def bands(self) -> int:
-        """Channels of an image."""
-        return self.backbone.bands
-
-    @property
-    def classes(self) -> int:
-        """Scores a field gets."""
-        return self.backbone.classes
-
-    @property
-    def stride(self) -> int:
-        """Stride of the coarsest map, in pixels of the image."""
-        return self.backbone.stride

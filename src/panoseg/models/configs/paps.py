@@ -32,8 +32,48 @@ BackboneConfig = (
 """Networks that give maps to a head: those whose options have ``map_widths``."""
 
 
+class HeadConfig(NetworkConfig):
+    """What a head on the maps of a backbone declares; the backbone is an option of it."""
+
+    inputs = "season"
+    answers = "panoptic"
+    scorer = "parcels"
+    max_tta = 8
+    backbone_prefix = "encoder."
+    backbone: BackboneConfig
+
+    def fitted(self, **facts: Any) -> Self:  # noqa: ANN401
+        """Return the same options with what follows from the data; it is the backbone's."""
+        return replace(self, backbone=self.backbone.fitted(**facts))  # type: ignore[type-var]
+
+    @property
+    def reference_date(self) -> str | None:
+        """The date from which the backbone counts days; None for one that ignores dates."""
+        return getattr(self.backbone, "reference_date", None)
+
+    @property
+    def fewest_bands(self) -> int | None:  # type: ignore[override]
+        """How many of the bands a season must have."""
+        return self.backbone.fewest_bands
+
+    @property
+    def bands(self) -> int:
+        """Channels of an image."""
+        return self.backbone.bands
+
+    @property
+    def classes(self) -> int:
+        """Scores that a parcel gets."""
+        return self.backbone.classes
+
+    @property
+    def stride(self) -> int:
+        """Stride of the coarsest map, in pixels of the image."""
+        return self.backbone.stride
+
+
 @dataclass(frozen=True)
-class PapsConfig(NetworkConfig):
+class PapsConfig(HeadConfig):
     """PaPs: parcels as centre points with a size, a class and a shape.
 
     Its heads work on the maps of a backbone.
@@ -41,15 +81,10 @@ class PapsConfig(NetworkConfig):
 
     name: ClassVar[str] = "paps"
     network: ClassVar[str] = "panoseg.models.paps:PaPs"
-    inputs = "season"
-    answers = "panoptic"
-    scorer = "parcels"
-    max_tta = 8
     loss_option = "loss"
     train_options = frozenset(
         {"data", "loss", "initial_heat", "heatmap_only_epochs", "tune_threshold"}
     )
-    backbone_prefix = "encoder."
 
     backbone: BackboneConfig = field(default_factory=UtaeConfig)
     """The network that computes the maps; its ``classes`` are those of the parcels."""
@@ -82,36 +117,7 @@ class PapsConfig(NetworkConfig):
         )
         expect_share(self, "min_confidence", "min_remain", "mask_threshold", "views_threshold")
 
-    def fitted(self, **facts: Any) -> Self:  # noqa: ANN401
-        """Return the same options with what follows from the data; it is the backbone's."""
-        return replace(self, backbone=self.backbone.fitted(**facts))
-
     @property
     def title(self) -> str:
         """The network's name in the words of its paper."""
         return f"{self.backbone.title} + PaPs"
-
-    @property
-    def reference_date(self) -> str | None:
-        """The date from which the backbone counts days; None for one that ignores dates."""
-        return getattr(self.backbone, "reference_date", None)
-
-    @property
-    def fewest_bands(self) -> int | None:  # type: ignore[override]
-        """How many of the bands a season must have."""
-        return self.backbone.fewest_bands
-
-    @property
-    def bands(self) -> int:
-        """Channels of an image."""
-        return self.backbone.bands
-
-    @property
-    def classes(self) -> int:
-        """Scores a parcel gets."""
-        return self.backbone.classes
-
-    @property
-    def stride(self) -> int:
-        """Stride of the coarsest map, in pixels of the image."""
-        return self.backbone.stride

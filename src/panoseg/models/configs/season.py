@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 from typing import ClassVar, Literal, get_args
 
 from panoseg.imagery.sentinel2 import REFERENCE_DATE
@@ -13,6 +12,7 @@ from panoseg.models.configs.base import (
     NetworkConfig,
     Norm,
     expect,
+    expect_date,
     expect_levels,
     expect_one_kind_of_block,
     expect_one_of,
@@ -101,10 +101,7 @@ class AttentionUnetConfig(SeasonConfig):
             self.heads * self.queries * self.key_width,
         )
         self._check_widths()
-        try:
-            date.fromisoformat(self.reference_date)
-        except ValueError:
-            expect(False, f"reference_date must be a date YYYY-MM-DD, not {self.reference_date!r}.")
+        expect_date("reference_date", self.reference_date)
 
     def _check_widths(self) -> None:
         expect_levels(self.encoder_widths, self.decoder_widths)
