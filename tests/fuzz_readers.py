@@ -317,9 +317,7 @@ READERS: dict[str, Reader] = {
     "GeoParquet": Reader(_outlines("a.parquet"), _read_outlines),
     "FlatGeobuf": Reader(_outlines("a.fgb"), _read_outlines),
     "zipped Shapefile": Reader(_outlines("a.zip"), _read_outlines),
-    "KML": Reader(
-        _outlines("a.kml", driver="KML"), _read_outlines, ("imagery/text_outlines:read_kml",)
-    ),
+    "KML": Reader(_outlines("a.kml", driver="KML"), _read_outlines, ("imagery/outlines:read_kml",)),
     "GML": Reader(_outlines("a.gml", driver="GML"), _read_outlines),
     "CSV of outlines": Reader(_outlines("a.csv"), _read_outlines),
     "crop codes": Reader(

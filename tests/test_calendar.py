@@ -18,8 +18,8 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.options import DEFAULT_CATALOGUE
 from panoseg.cube.season import choose_season, infer_harvest_year
 from panoseg.errors import ConfigError
+from panoseg.imagery import VectorOptions
 from panoseg.imagery.area import Area
-from panoseg.imagery.options import VectorOptions
 from panoseg.imagery.sentinel2 import (
     LAST_YEAR,
     PASTIS_BANDS,

@@ -26,7 +26,7 @@ OWN_FILES = {
     "app/users:read_users": "of who runs the server",
     "cli/maps:inspect": "a command",
     "cli/weights:import_weights": "a command",
-    "imagery/text_outlines:_Xml.read": "a part of read_kml",
+    "imagery/outlines:_Xml.read": "a part of read_kml",
     "data/describe:open_labelled": "PASTIS and S2TSCzCrop",
     "data/layouts:Layout.open_train": "PASTIS, S2TSCzCrop and COCO",
     "data/layouts:Layout.open_scored": "PASTIS, S2TSCzCrop and COCO",

@@ -24,9 +24,9 @@ from cubes import LEFT, TOP
 from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.errors import AreaError, ConfigError, PanosegError, ParcelsError
+from panoseg.imagery import VectorOptions
 from panoseg.imagery.area import read_area
-from panoseg.imagery.options import VectorOptions
-from panoseg.imagery.repair import too_many_overlaps, valid_polygons
+from panoseg.imagery.outlines import too_many_overlaps, valid_polygons
 from panoseg.imagery.vector_files import NOTES
 from panoseg.maps.compare import compare_files
 from panoseg.maps.read_parcels import left_out_notes, read_parcels

@@ -13,7 +13,7 @@ from panoseg.cli.output import Output
 from panoseg.cli.terminal import say
 from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions, ReadOptions, ValueOptions
 from panoseg.errors import ConfigError
-from panoseg.imagery.options import VectorOptions
+from panoseg.imagery import VectorOptions
 from panoseg.register.options import DatasetOptions, FetchOptions, RegisterOptions
 from panoseg.simulation.options import PhotographOptions, SimulationOptions
 

@@ -16,6 +16,7 @@ from panoseg.cube.report import CubeReport
 from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, OutputError
 from panoseg.files import check_writable, hold_folder, output_error, remove_unfinished
+from panoseg.imagery import VectorOptions
 from panoseg.imagery.area import Area, grid_of, may_intersect, read_area, solar_offset
 from panoseg.imagery.catalogue import (
     MAX_LIST_BYTES,
@@ -24,7 +25,6 @@ from panoseg.imagery.catalogue import (
     save_scenes,
     search,
 )
-from panoseg.imagery.options import VectorOptions
 from panoseg.imagery.safe import safe_scenes
 from panoseg.imagery.sentinel2 import FIRST_YEAR, LAST_YEAR, PASTIS_BANDS, PIXEL_M
 from panoseg.text_files import read_json

@@ -26,9 +26,8 @@ from zarr.storage import LocalStore, ZipStore
 
 from panoseg.cube.check import LARGEST_SIDE
 from panoseg.errors import CubeError
-from panoseg.imagery.names import dates_in
 from panoseg.imagery.scenes import DARKEST, is_hidden, parse_utc
-from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION, band_name
+from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION, band_name, dates_in
 
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 """Files that make a folder a Zarr store."""

@@ -25,10 +25,9 @@ from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import AreaError, ParcelsError
-from panoseg.imagery.options import VectorOptions
-from panoseg.imagery.repair import crossings_of, valid_polygons
+from panoseg.imagery import VectorOptions
+from panoseg.imagery.outlines import WGS84, crossings_of, valid_polygons
 from panoseg.imagery.sentinel2 import PIXEL_M, SEASON_START, season_span, southern_start
-from panoseg.imagery.text_outlines import WGS84
 from panoseg.imagery.vector_files import NOTES, no_crs, read_vector
 
 _LARGEST_BYTES = 64 * 1024**2

@@ -22,14 +22,6 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
 
 from panoseg.errors import CubeError
-from panoseg.imagery.names import (
-    bands_of_names,
-    dates_in,
-    is_force,
-    is_other_satellite,
-    without_band,
-    without_dates,
-)
 from panoseg.imagery.remote import DRIVERS
 from panoseg.imagery.safe import PRODUCT_FILE, safe_scenes
 from panoseg.imagery.scenes import (
@@ -43,7 +35,15 @@ from panoseg.imagery.scenes import (
     radiometry_of_asset,
     read_scenes,
 )
-from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
+from panoseg.imagery.sentinel2 import (
+    SCENE_CLASSIFICATION,
+    bands_of_names,
+    dates_in,
+    is_force,
+    is_other_satellite,
+    without_band,
+    without_dates,
+)
 
 SUFFIXES = (".tif", ".tiff", ".jp2")
 """Of files that may be layers of a season."""

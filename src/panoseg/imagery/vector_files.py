@@ -26,9 +26,8 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from panoseg.errors import ConfigError, PanosegError, ParcelsError
-from panoseg.imagery.dbase import dbf_encoding
-from panoseg.imagery.options import VectorOptions
-from panoseg.imagery.text_outlines import (
+from panoseg.imagery import VectorOptions
+from panoseg.imagery.outlines import (
     WGS84,
     OutlineError,
     check_wkb,
@@ -37,8 +36,14 @@ from panoseg.imagery.text_outlines import (
     read_kml,
     read_wkt,
 )
-from panoseg.imagery.vector_archives import find_in_folder, unpack, unzip
-from panoseg.imagery.vector_forms import FORMATS, form_of
+from panoseg.imagery.vector_forms import (
+    FORMATS,
+    dbf_encoding,
+    find_in_folder,
+    form_of,
+    unpack,
+    unzip,
+)
 from panoseg.text_files import check_encoding, decode, json_of, listed, reason_of, shortened
 
 NOTES = "panoseg notes"

@@ -25,8 +25,8 @@ import shapely
 
 from panoseg.classes import plain_code
 from panoseg.errors import ConfigError, PanosegError, ParcelsError
-from panoseg.imagery.options import VectorOptions, of_two
-from panoseg.imagery.repair import too_many_overlaps
+from panoseg.imagery import VectorOptions, of_two
+from panoseg.imagery.outlines import too_many_overlaps
 from panoseg.maps.overlap import Overlap, system_in_metres, without_unsure
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 from panoseg.maps.read_parcels import (

@@ -16,8 +16,8 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from panoseg.errors import ParcelsError
-from panoseg.imagery.options import VectorOptions
-from panoseg.imagery.repair import MOST_CROSSINGS, valid_polygons
+from panoseg.imagery import VectorOptions
+from panoseg.imagery.outlines import MOST_CROSSINGS, valid_polygons
 from panoseg.imagery.vector_files import NOTES, no_crs, read_vector
 
 _COUNT_ATTRIBUTE = "number of rows without area"
@@ -198,6 +198,6 @@ def _meet(first: np.ndarray, second: np.ndarray) -> bool:
 def valid_outlines(parcels: gpd.GeoDataFrame) -> np.ndarray:
     """Return the outlines of parcels, each a valid Polygon or MultiPolygon; object, N.
 
-    See ``imagery.repair.valid_polygons``.
+    See ``imagery.outlines.valid_polygons``.
     """
     return valid_polygons(parcels.geometry.to_numpy())[0]

@@ -21,7 +21,7 @@ import shapely
 import panoseg
 from panoseg.errors import ConfigError, OutputError, ParcelsError
 from panoseg.files import new_folder
-from panoseg.imagery.options import VectorOptions
+from panoseg.imagery import VectorOptions
 from panoseg.maps.assemble import regions
 from panoseg.maps.class_raster import ClassRaster, read_class_raster, read_confidence
 from panoseg.maps.options import RefineOptions

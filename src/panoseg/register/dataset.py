@@ -25,8 +25,8 @@ from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
+from panoseg.imagery import VectorOptions
 from panoseg.imagery.area import read_area
-from panoseg.imagery.options import VectorOptions
 from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.outlines import to_map
 from panoseg.maps.read_parcels import read_truth

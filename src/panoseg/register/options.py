@@ -10,7 +10,7 @@ import tyro
 
 from panoseg.cube.options import CubeOptions, ReadOptions
 from panoseg.errors import ConfigError
-from panoseg.imagery.options import VectorOptions
+from panoseg.imagery import VectorOptions
 
 
 @dataclass(frozen=True)

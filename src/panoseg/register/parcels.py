@@ -29,7 +29,7 @@ from odc.geo.geobox import GeoBox
 
 from panoseg.classes import ClassTable, plain_code
 from panoseg.errors import PanosegError, ParcelsError
-from panoseg.imagery.options import VectorOptions
+from panoseg.imagery import VectorOptions
 from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.outlines import shared_areas
 from panoseg.maps.read_parcels import (
