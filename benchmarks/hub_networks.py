@@ -39,7 +39,7 @@ from panoseg.metrics.panoptic_quality import (
 from panoseg.metrics.scores import render_table
 from panoseg.models import hub_networks
 from panoseg.models.model import Model
-from panoseg.panoptic.merge_queries import merge_queries
+from panoseg.panoptic.merge import merge_queries
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.simulation.options import SIMULATED_PHOTOGRAPHS as TABLE
 from panoseg.simulation.options import PhotographOptions

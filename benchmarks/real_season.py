@@ -26,8 +26,7 @@ from skimage.segmentation import felzenszwalb
 from panoseg.classes import PASTIS
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.season import choose_season
-from panoseg.cube.window import Window, read_window
+from panoseg.cube.season import Window, choose_season, read_window
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.compare import Comparison, compare_files, compare_parcels
 from panoseg.maps.mapping import map_cube

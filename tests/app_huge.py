@@ -14,7 +14,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from panoseg.classes import PASTIS
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.maps.parcels import parcel_table, write_geopackage, write_geoparquet
 from panoseg.maps.rasters import SEGMENTS, RawRaster, write_class_raster, write_cog
 from panoseg.panoptic.panoptic import KINDS, Segments

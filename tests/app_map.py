@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from panoseg.app.layers import write_layers
 from panoseg.app.official_files import compare_with_register
 from panoseg.classes import PASTIS
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.maps.parcels import parcels_of, write_geopackage, write_geoparquet
 from panoseg.maps.rasters import SEGMENTS, RawRaster, write_class_raster, write_cog
 from panoseg.panoptic.panoptic import Panoptic, Segment, Segments

@@ -31,9 +31,9 @@ from panoseg.app.upload_content import inspect
 from panoseg.classes import PASTIS
 from panoseg.coco.format import CocoAnnotations
 from panoseg.coco.png import read_colours, read_ids
+from panoseg.cube import ReadOptions
 from panoseg.cube.check import read_dataset
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.options import ReadOptions
 from panoseg.data.own_classes import read_class_table
 from panoseg.data.pastis import PastisDataset, fold_normalisation
 from panoseg.data.photograph_files import read_photograph

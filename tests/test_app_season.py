@@ -17,7 +17,7 @@ from panoseg.app.parcels import curve_of
 from panoseg.app.requests import FIELD_LABELS, in_field_words, parse_request
 from panoseg.app.stages import JobContext, run_stages
 from panoseg.cli.app import JobOptions, _request
-from panoseg.cube.options import ReadOptions
+from panoseg.cube import ReadOptions
 from panoseg.errors import ConfigError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from small_networks import save_small_networks

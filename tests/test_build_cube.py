@@ -16,17 +16,15 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from panoseg.cube import CubeOptions, store
 from panoseg.cube import build as dates
-from panoseg.cube import store
 from panoseg.cube.build import build_cube
 from panoseg.cube.check import check_cube
 from panoseg.cube.folder import cube_of_scenes
+from panoseg.cube.metadata import report_of
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.options import CubeOptions
-from panoseg.cube.report import report_of
 from panoseg.cube.scenes import UnreadableSceneError
-from panoseg.cube.season import choose_season, clear_shares
-from panoseg.cube.window import Window, read_window
+from panoseg.cube.season import Window, choose_season, clear_shares, read_window
 from panoseg.errors import CubeError
 from panoseg.imagery.scenes import Radiometry, Scene, SceneAsset
 

@@ -14,8 +14,8 @@ import panoseg
 from cubes import make_cube
 from panoseg.app.requests import CatalogueSource
 from panoseg.cli.data import _days
+from panoseg.cube import DEFAULT_CATALOGUE
 from panoseg.cube.check import check_cube
-from panoseg.cube.options import DEFAULT_CATALOGUE
 from panoseg.cube.season import choose_season, infer_harvest_year
 from panoseg.errors import ConfigError
 from panoseg.imagery import VectorOptions
@@ -101,7 +101,7 @@ def test_the_reference_date_and_the_catalogue_are_written_once():
     root = Path(panoseg.__file__).parent
     for text, home in (
         (REFERENCE_DATE, "imagery/sentinel2.py"),
-        (DEFAULT_CATALOGUE, "cube/options.py"),
+        (DEFAULT_CATALOGUE, "cube/__init__.py"),
     ):
         defaults = re.compile(rf'(= |get\("ref_date", )"{text}"')
         places = [

@@ -17,8 +17,14 @@ from zarr.codecs import BloscCodec
 from cubes import DATES, make_cube
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.season import choose_season, infer_harvest_year, spread_clearest
-from panoseg.cube.window import Window, fill_gaps, read_window
+from panoseg.cube.season import (
+    Window,
+    choose_season,
+    fill_gaps,
+    infer_harvest_year,
+    read_window,
+    spread_clearest,
+)
 from panoseg.errors import CubeError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 

@@ -23,14 +23,14 @@ from odc.geo.geobox import GeoBox
 from catalogue_server import DAYS, LAND, NEEDS_RUSTAC, outline, scene, serve
 from cubes import item
 from panoseg.cli import main
+from panoseg.cube import CubeOptions
 from panoseg.cube import fetch as fetch_module
 from panoseg.cube.build import build_cube
 from panoseg.cube.check import check_cube
+from panoseg.cube.metadata import report_of
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.options import CubeOptions
-from panoseg.cube.report import report_of
+from panoseg.cube.season import Window
 from panoseg.cube.store import DayStore
-from panoseg.cube.window import Window
 from panoseg.errors import CubeError, OutputError, PanosegError
 from panoseg.imagery import remote
 from panoseg.imagery.catalogue import load_scenes

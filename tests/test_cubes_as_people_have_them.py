@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cubes import DATES, make_cube
+from panoseg.cube import ReadOptions
 from panoseg.cube.check import Reading, check_cube, read_dataset
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.options import ReadOptions
 from panoseg.cube.season import choose_season
 from panoseg.cube.values import HIGHEST
 from panoseg.errors import ConfigError, CubeError

@@ -13,7 +13,7 @@ from cubes import make_cube
 from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS
 from panoseg.cli import main
-from panoseg.cube.window import Window, read_window
+from panoseg.cube.season import Window, read_window
 from panoseg.data.samples import Batch
 from panoseg.errors import ConfigError, CubeError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS

@@ -27,8 +27,8 @@ from panoseg.cube import convert
 from panoseg.cube.check import check_cube
 from panoseg.cube.convert import convert_cube, write_items
 from panoseg.cube.folder import notes_of
+from panoseg.cube.metadata import report_of
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.report import report_of
 from panoseg.errors import CubeError, OutputError
 from panoseg.imagery.geotiffs import season_scenes
 from panoseg.imagery.scenes import best_assets

@@ -32,7 +32,7 @@ from panoseg.models.configs.hub import HubNetworkConfig
 from panoseg.models.label_sets import SETS, table_of_labels
 from panoseg.models.model import Model
 from panoseg.models.weights import load_card, load_weights
-from panoseg.panoptic.merge_queries import QueryThresholds, merge_queries
+from panoseg.panoptic.merge import QueryThresholds, merge_queries
 from panoseg.simulation.options import SIMULATED_PHOTOGRAPHS
 from panoseg.training import run as runs
 from panoseg.training.checkpoint import load_checkpoint
@@ -123,9 +123,9 @@ def test_merging_is_the_published_rule_to_the_pixel(monkeypatch):
         class_[class_ == 0] = -1
         rule = QueryThresholds() if number % 2 else QueryThresholds(0.5, 0.6, 0.5)
         size = (1, 600, 2**24)[number % 3]
-        monkeypatch.setattr("panoseg.panoptic.merge_queries._CHUNK", {"cpu": size, "other": size})
+        monkeypatch.setattr("panoseg.panoptic.merge._CHUNK", {"cpu": size, "other": size})
         monkeypatch.setattr(
-            "panoseg.panoptic.merge_queries._is_cpu", lambda _, answer=number % 5 > 1: answer
+            "panoseg.panoptic.merge._is_cpu", lambda _, answer=number % 5 > 1: answer
         )
         found = merged(probability, score, class_, rule)
         segment_HW, classes = restated(probability, score, class_, rule)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cubes import DATES, make_cube
 from panoseg.cli import main
-from panoseg.cube.options import ReadOptions
+from panoseg.cube import ReadOptions
 from panoseg.maps.inspect import inspect_cube
 
 

@@ -40,7 +40,7 @@ from cubes import make_cube
 from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS
 from panoseg.cli import main
-from panoseg.cube.window import Window, windows_over
+from panoseg.cube.season import Window, windows_over
 from panoseg.errors import ConfigError, CubeError, OutputError
 from panoseg.maps import cluster, inputs, mapping, outputs, predict, rasters, tasks
 from panoseg.maps import outlines as sheets

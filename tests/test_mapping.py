@@ -25,7 +25,7 @@ from cubes import DATES, make_cube, write_stac
 from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS
 from panoseg.cli import main
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps import mapping, outputs, predict

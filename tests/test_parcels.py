@@ -25,7 +25,7 @@ from scipy import ndimage
 from shapely import box
 
 from panoseg.classes import PASTIS
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.errors import OutputError, ParcelsError
 from panoseg.maps import parcels as parcels_module
 from panoseg.maps.assemble import regions, tidy

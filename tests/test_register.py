@@ -27,7 +27,7 @@ from catalogue_server import RUSTAC, serve
 from cubes import LEFT, TOP, make_cube
 from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.data import s2tsczcrop
 from panoseg.data.pastis import PastisDataset, compute_normalisation
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset

@@ -148,7 +148,7 @@ def fetch(
         catalog: earth-search, planetary-computer, copernicus, or the URL of a STAC API.
         collection: Collection of the catalogue, if not its usual one with Sentinel-2 L2A.
         yes: Fetch however large the season is.
-        options: Fields of ``panoseg.cube.options.CubeOptions``, such as ``max_dates``.
+        options: Fields of ``panoseg.cube.CubeOptions``, such as ``max_dates``.
 
     Returns:
         The cube, opened lazily where ``out`` is given.
@@ -157,8 +157,8 @@ def fetch(
         AreaError: The outline cannot be read.
         CatalogueError: The catalogue does not answer, or has no scene.
     """
+    from panoseg.cube import DEFAULT_CATALOGUE, CubeOptions
     from panoseg.cube.fetch import CubeRequest, fetch_cube, scene_list_path
-    from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
     from panoseg.imagery.area import read_area
 
     if (season is None) == (days is None):
@@ -179,7 +179,7 @@ def open_cube(path: Path | str, **options: Any) -> xr.Dataset:  # noqa: ANN401
 
     Args:
         path: A NetCDF file, a Zarr store, or a folder of GeoTIFFs.
-        options: What the file does not say: fields of ``panoseg.cube.options.ReadOptions``, such as
+        options: What the file does not say: fields of ``panoseg.cube.ReadOptions``, such as
             ``bands="B08=NIR,B8A=BROADNIR"``, ``nodata=-9999``, ``scale=0.0001``,
             ``offset="-1000@2022-01-25"`` and ``crs="EPSG:32631"``.
 
@@ -189,9 +189,9 @@ def open_cube(path: Path | str, **options: Any) -> xr.Dataset:  # noqa: ANN401
     Raises:
         CubeError: The file cannot be read, or is not a season.
     """
+    from panoseg.cube import ReadOptions
     from panoseg.cube.check import check_cube
     from panoseg.cube.open import open_cube as open_lazily
-    from panoseg.cube.options import ReadOptions
     from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
     return check_cube(open_lazily(path), PASTIS_BANDS, _options(ReadOptions, options))

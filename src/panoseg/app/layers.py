@@ -19,9 +19,9 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
+from panoseg.cube import ReadOptions
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.options import ReadOptions
 from panoseg.cube.season import clear_shares
 from panoseg.errors import LimitError, NotFoundError
 from panoseg.files import atomic, new_folder, write_json

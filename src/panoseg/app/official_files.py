@@ -22,9 +22,9 @@ import pandas as pd
 import pyogrio
 
 from panoseg.classes import ClassTable, plain_code
+from panoseg.cube import ReadOptions
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube
-from panoseg.cube.options import ReadOptions
 from panoseg.errors import ParcelsError
 from panoseg.files import atomic, write_json
 from panoseg.imagery.sentinel2 import PASTIS_BANDS

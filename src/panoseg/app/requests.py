@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from panoseg.app.settings import PACKAGE_WEIGHTS
-from panoseg.cube.options import ReadOptions
+from panoseg.cube import ReadOptions
 from panoseg.errors import AppError, ConfigError
 from panoseg.imagery.sentinel2 import season_span
 from panoseg.maps.options import MapOptions

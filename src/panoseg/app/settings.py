@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from panoseg.cube.options import DEFAULT_CATALOGUE
+from panoseg.cube import DEFAULT_CATALOGUE
 from panoseg.errors import ConfigError
 
 PACKAGE_WEIGHTS = "package"

@@ -36,7 +36,7 @@ from panoseg.app.requests import (
     parse_request,
 )
 from panoseg.app.settings import AppSettings
-from panoseg.cube.options import ReadOptions
+from panoseg.cube import ReadOptions
 from panoseg.errors import AppError, ParcelsError
 from panoseg.files import atomic, output_error, remove_unfinished, write_json, write_text
 from panoseg.progress import listening
@@ -211,8 +211,8 @@ def _unpack(job: JobContext) -> None:
 
 def _fetch_scenes(job: JobContext, source: CatalogueSource) -> None:
     from panoseg.app.egress import AllowedUrls
+    from panoseg.cube import CubeOptions
     from panoseg.cube.fetch import CubeRequest, fetch_cube
-    from panoseg.cube.options import CubeOptions
     from panoseg.imagery.area import read_area
 
     catalogue = source.catalogue or job.settings.catalog

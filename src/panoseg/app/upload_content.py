@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from panoseg.app.archives import check_archive, check_codecs, zarr_root
 from panoseg.app.requests import in_field_words, names_field
-from panoseg.cube.options import ReadOptions
+from panoseg.cube import ReadOptions
 from panoseg.errors import AppError, AreaError, PanosegError
 from panoseg.imagery.outlines import WKT_START
 from panoseg.text_files import decode, table_of

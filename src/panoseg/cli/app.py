@@ -15,7 +15,7 @@ from panoseg.app.settings import AppSettings, limit_drivers
 from panoseg.cli import Verbs, parse, run_verb
 from panoseg.cli.output import Output
 from panoseg.cli.terminal import say
-from panoseg.cube.options import ReadOptions
+from panoseg.cube import ReadOptions
 from panoseg.errors import AppError, ConfigError, require
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import tyro
 
 from panoseg.cli.output import Output
 from panoseg.cli.terminal import say
-from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions, ReadOptions, ValueOptions
+from panoseg.cube import DEFAULT_CATALOGUE, CubeOptions, ReadOptions, ValueOptions
 from panoseg.errors import ConfigError
 from panoseg.imagery import VectorOptions
 from panoseg.register.options import DatasetOptions, FetchOptions, RegisterOptions

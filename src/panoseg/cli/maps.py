@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from panoseg.cli.output import Output
-from panoseg.cube.options import AreaOptions, CubeOptions, ReadOptions
+from panoseg.cube import AreaOptions, CubeOptions, ReadOptions
 from panoseg.errors import ConfigError, CubeError, require
 from panoseg.imagery import VectorOptions
 from panoseg.maps.options import MapOptions, RefineOptions, RunOptions

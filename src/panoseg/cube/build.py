@@ -26,8 +26,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from shapely.geometry.base import BaseGeometry
 
 import panoseg
-from panoseg.cube.options import CubeOptions
-from panoseg.cube.report import RECORD, CubeReport, report_of
+from panoseg.cube import CubeOptions
+from panoseg.cube.metadata import RECORD, CubeReport, report_of
 from panoseg.cube.scenes import (
     UnreadableSceneError,
     classification,

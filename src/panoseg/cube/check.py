@@ -15,16 +15,18 @@ import odc.geo.xr  # noqa: F401 - gives datasets their .odc
 import xarray as xr
 from pyproj import Geod, Transformer
 
+from panoseg.cube import ReadOptions
 from panoseg.cube.metadata import (
+    OPENED,
+    RECORD,
     bands_of_labels,
     find_crs,
     find_transform,
     labels_of_dim,
     labels_of_variables,
     note_far_place,
+    report_of,
 )
-from panoseg.cube.options import ReadOptions
-from panoseg.cube.report import OPENED, RECORD, report_of
 from panoseg.cube.times import decode_times, is_time, one_time_a_day
 from panoseg.cube.values import Decoding, as_reflectance, decode, stated_nodata, states_offset
 from panoseg.errors import CubeError, MissingBandsError

@@ -17,11 +17,11 @@ import zarr
 from shapely.geometry import mapping
 
 import panoseg
+from panoseg.cube import ReadOptions
 from panoseg.cube.check import read_dataset
 from panoseg.cube.folder import complete_scenes, correct_offsets, notes_of, scenes_of
+from panoseg.cube.metadata import CubeReport, report_of
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.options import ReadOptions
-from panoseg.cube.report import CubeReport, report_of
 from panoseg.cube.scenes import NO_DATA
 from panoseg.cube.season import clear_shares
 from panoseg.cube.store import discard, new_array, windows_of, work_folder, write_coordinates

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import shapely
 
+from panoseg.cube import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.cube.build import build_cube
-from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
-from panoseg.cube.report import CubeReport
+from panoseg.cube.metadata import CubeReport
 from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, OutputError
 from panoseg.files import check_writable, hold_folder, output_error, remove_unfinished

@@ -27,7 +27,7 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
 
 from panoseg.cube.check import LARGEST_SIDE
-from panoseg.cube.report import OPENED
+from panoseg.cube.metadata import OPENED
 from panoseg.cube.scenes import correct_offset, doubtful_band, on_grid
 from panoseg.errors import CubeError
 from panoseg.imagery.remote import DRIVERS, check_blocks

@@ -21,7 +21,7 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from scipy.ndimage import distance_transform_edt
 
-from panoseg.cube.options import CubeOptions
+from panoseg.cube import CubeOptions
 from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES, may_intersect
 from panoseg.imagery.remote import drop_cached, is_remote, open_raster
 from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset, offset_is_removed

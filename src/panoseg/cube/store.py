@@ -24,9 +24,9 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from panoseg.cube.report import RECORD
+from panoseg.cube.metadata import RECORD
 from panoseg.cube.scenes import NO_DATA
-from panoseg.cube.window import Window, windows_over
+from panoseg.cube.season import Window, windows_over
 from panoseg.errors import OutputError
 from panoseg.files import (
     check_held,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from panoseg.cube.options import ReadOptions
+from panoseg.cube import ReadOptions
 from panoseg.errors import CubeError
 from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
 

@@ -21,7 +21,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from panoseg.classes import ClassTable
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.files import atomic, remove
 from panoseg.maps.rasters import (
     CONFIDENCE,

@@ -18,13 +18,12 @@ import xarray as xr
 from PIL import Image
 
 import panoseg
+from panoseg.cube import ReadOptions
 from panoseg.cube.check import Reading, read_dataset
 from panoseg.cube.folder import notes_of
 from panoseg.cube.forms import recognise
-from panoseg.cube.metadata import crs_text
+from panoseg.cube.metadata import crs_text, report_of
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.options import ReadOptions
-from panoseg.cube.report import report_of
 from panoseg.cube.season import Season, choose_season
 from panoseg.errors import CubeError
 from panoseg.files import write_text

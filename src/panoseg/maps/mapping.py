@@ -20,8 +20,8 @@ import numpy as np
 import rasterio
 from shapely.geometry.base import BaseGeometry
 
+from panoseg.cube import AreaOptions, CubeOptions, ReadOptions
 from panoseg.cube.fetch import CubeRequest, fetch_cube, requested_area
-from panoseg.cube.options import AreaOptions, CubeOptions, ReadOptions
 from panoseg.cube.season import Season
 from panoseg.errors import ConfigError, PanosegError, require
 from panoseg.files import hold_folder, new_folder, output_error, remove

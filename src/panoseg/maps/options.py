@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from panoseg.cube.options import ReadOptions
+from panoseg.cube import ReadOptions
 from panoseg.errors import ConfigError
 
 

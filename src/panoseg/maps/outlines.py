@@ -24,7 +24,7 @@ import shapely
 from affine import Affine
 from rasterio.features import rasterize, shapes
 
-from panoseg.cube.window import Window, windows_over
+from panoseg.cube.season import Window, windows_over
 from panoseg.errors import RasterError
 from panoseg.files import output_error
 from panoseg.maps.rasters import RawRaster

@@ -24,7 +24,7 @@ from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.cube.folder import notes_of
-from panoseg.cube.report import report_of
+from panoseg.cube.metadata import report_of
 from panoseg.cube.season import Season
 from panoseg.files import output_error, remove, write_json, write_text
 from panoseg.maps.assemble import Assembled

@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.window import Window, read_window
+from panoseg.cube.season import Window, read_window
 from panoseg.errors import WeightsError
 from panoseg.maps.options import MapOptions
 from panoseg.maps.windows import Block, FinishedWindow, plan_blocks, to_bytes

@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 
 from panoseg.classes import ClassTable
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.errors import OutputError
 from panoseg.files import atomic, output_error
 

@@ -21,8 +21,7 @@ import xarray as xr
 from shapely.geometry.base import BaseGeometry
 
 import panoseg
-from panoseg.cube.season import Season
-from panoseg.cube.window import Window
+from panoseg.cube.season import Season, Window
 from panoseg.errors import ConfigError, OutputError
 from panoseg.files import (
     atomic,

@@ -1,7 +1,7 @@
 """Mask transformers of the transformers package: Mask2Former, MaskFormer, OneFormer, DETR and EoMT.
 
 The network, its losses and its image processor are the library's; class tables and merging are ours
-(``panoptic.merge_queries``), because the library's own merging gives the segment after a joined one
+(``panoptic.merge``), because the library's own merging gives the segment after a joined one
 an id that is taken, and has no void. The library is imported when a network is built.
 
 Shape suffixes: Q queries, K labels, N segments, C colours, h w pixels of a map, H W pixels.
@@ -37,7 +37,7 @@ from panoseg.models.configs.hub import (
 )
 from panoseg.models.network import PLAIN, Network, PredictOptions
 from panoseg.models.outputs import spread
-from panoseg.panoptic.merge_queries import NO_CLASS, QueryThresholds, merge_queries
+from panoseg.panoptic.merge import NO_CLASS, QueryThresholds, merge_queries
 from panoseg.panoptic.panoptic import Panoptic
 
 _PREFIX = "network."

@@ -265,8 +265,7 @@ class Model:
         self, images_TCHW: np.ndarray, dates: np.ndarray | Sequence[Any]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return images without gaps in the order of their dates, the days, and where data are."""
-        from panoseg.cube.season import infer_harvest_year
-        from panoseg.cube.window import fill_gaps
+        from panoseg.cube.season import fill_gaps, infer_harvest_year
 
         assert self.normalisation is not None, "a network for seasons"
         bands, dates_T = self.normalisation.bands, np.asarray(dates, "datetime64[D]")

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from panoseg.classes import ClassTable
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.panoptic.panoptic import Panoptic, Segments
 from panoseg.panoptic.tiles import (
     Cover,

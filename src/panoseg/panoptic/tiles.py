@@ -16,7 +16,7 @@ import shapely
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.panoptic.panoptic import Panoptic, Segments
 from panoseg.panoptic.segments import overlap
 

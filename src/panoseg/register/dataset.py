@@ -18,9 +18,9 @@ import shapely
 from odc.geo.geobox import GeoBox
 from shapely.geometry import mapping
 
+from panoseg.cube import ReadOptions
 from panoseg.cube.fetch import CubeRequest, fetch_cube
-from panoseg.cube.options import ReadOptions
-from panoseg.cube.report import CubeReport
+from panoseg.cube.metadata import CubeReport
 from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError

@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from panoseg.cube import ReadOptions
 from panoseg.cube.check import read_dataset
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.options import ReadOptions
 from panoseg.cube.season import (
+    Window,
     dates_of_season,
+    fill_gaps,
     is_southern,
     season_begin,
     shows_ground,
     spread_clearest,
 )
-from panoseg.cube.window import Window, fill_gaps
 from panoseg.data.arrays import moments
 from panoseg.files import atomic
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, SEASON_START

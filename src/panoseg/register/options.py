@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from panoseg.cube.options import CubeOptions, ReadOptions
+from panoseg.cube import CubeOptions, ReadOptions
 from panoseg.errors import ConfigError
 from panoseg.imagery import VectorOptions
 

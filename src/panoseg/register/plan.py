@@ -20,7 +20,7 @@ from rasterio.enums import MergeAlg
 from rasterio.features import rasterize
 
 from panoseg.classes import ClassTable
-from panoseg.cube.window import Window
+from panoseg.cube.season import Window
 from panoseg.maps.outlines import to_pixels
 from panoseg.maps.read_parcels import valid_outlines
 from panoseg.progress import track
