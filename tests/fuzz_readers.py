@@ -30,7 +30,7 @@ from mapping_weights import tiny_weights
 from panoseg.app.upload_content import inspect
 from panoseg.classes import PASTIS
 from panoseg.coco.format import CocoAnnotations
-from panoseg.coco.png import read_colours, read_ids
+from panoseg.coco.masks import read_colours, read_ids
 from panoseg.cube import ReadOptions
 from panoseg.cube.check import read_dataset
 from panoseg.cube.open import open_cube, reading
@@ -351,7 +351,7 @@ READERS: dict[str, Reader] = {
     "PNG": Reader(
         _photograph("PNG"),
         _read_png,
-        ("coco/png:read_ids", "coco/png:read_colours", "coco/png:open_png"),
+        ("coco/masks:read_ids", "coco/masks:read_colours", "coco/masks:open_png"),
     ),
     "photograph (JPEG)": Reader(
         _photograph("JPEG"),

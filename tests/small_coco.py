@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from panoseg.coco.masks import detection_row
-from panoseg.coco.png import ids_to_colours
+from panoseg.coco.masks import detection_row, ids_to_colours
 
 CAT, DOG, GRASS, SKY = 3, 7, 20, 21
 CATEGORIES = [

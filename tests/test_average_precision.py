@@ -14,8 +14,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from panoseg.coco.average_precision import SIZES, DetectionMatches, average_precision, match_image
 from panoseg.coco.masks import encode_mask, mask_box
+from panoseg.coco.scores import SIZES, DetectionMatches, average_precision, match_image
 
 CLASSES = [2, 5, 9]
 SIDE = 120

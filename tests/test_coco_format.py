@@ -21,7 +21,7 @@ from panoseg.coco import json as coco_json
 from panoseg.coco.categories import category_rows, class_table
 from panoseg.coco.evaluate import coco_counts
 from panoseg.coco.format import CocoAnnotations, segments_info, write_coco
-from panoseg.coco.png import colours_to_ids, ids_to_colours
+from panoseg.coco.masks import colours_to_ids, ids_to_colours
 from panoseg.errors import OutputError, PanopticFormatError
 from panoseg.metrics.panoptic_quality import quality_of_counts
 from panoseg.panoptic.panoptic import Panoptic

@@ -14,7 +14,7 @@ from PIL import Image
 from panoseg.cli import main
 from panoseg.coco.categories import class_table
 from panoseg.coco.format import CocoAnnotations
-from panoseg.coco.png import ids_to_colours
+from panoseg.coco.masks import ids_to_colours
 from panoseg.errors import PanopticFormatError
 
 CATEGORIES = [

@@ -17,22 +17,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from coco_classes import TABLE
+from panoseg import processes as parallel
 from panoseg.classes import ClassTable
 from panoseg.cli import main
 from panoseg.coco import forms as coco_conversions
-from panoseg.coco import parallel
 from panoseg.coco.categories import category_rows
 from panoseg.coco.convert import ConvertOptions, convert_coco
 from panoseg.coco.evaluate import coco_counts, evaluate_coco
 from panoseg.coco.format import CocoAnnotations, coloured_ids, write_coco
-from panoseg.coco.masks import decode_mask, encode_mask
+from panoseg.coco.masks import decode_mask, encode_mask, png_name, read_ids
 from panoseg.coco.merge import merge_coco
-from panoseg.coco.parallel import over_images
-from panoseg.coco.png import png_name, read_ids
 from panoseg.errors import ConfigError, OutputError, PanopticFormatError
 from panoseg.metrics.panoptic_quality import PanopticCounts, coco_patch_counts, quality_of_counts
 from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic
+from panoseg.processes import over_images
 
 SIZE = (12, 16)
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"

@@ -36,7 +36,7 @@ from panoseg.coco.json import (
     read_row,
     shown,
 )
-from panoseg.coco.png import png_name
+from panoseg.coco.masks import png_name
 from panoseg.errors import ConfigError, PanopticFormatError, PanosegError
 
 Target = Literal["panoptic", "two-channel", "detection", "semantic"]

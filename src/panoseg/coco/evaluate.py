@@ -20,8 +20,7 @@ import numpy as np
 from panoseg.classes import ClassTable
 from panoseg.coco.format import CocoAnnotation, CocoAnnotations, wrong_areas
 from panoseg.coco.json import ImageId, about, other_type, shown
-from panoseg.coco.parallel import over_images
-from panoseg.coco.png import decoding, read_colours
+from panoseg.coco.masks import decoding, read_colours
 from panoseg.errors import PanopticFormatError, PanosegError
 from panoseg.metrics.panoptic_quality import (
     PanopticCounts,
@@ -31,6 +30,7 @@ from panoseg.metrics.panoptic_quality import (
     scored_classes,
 )
 from panoseg.panoptic.segments import Overlap, overlap_of_colours
+from panoseg.processes import over_images
 from panoseg.progress import track
 
 Missing = Literal["leave-out", "wrong"]

@@ -35,12 +35,12 @@ from panoseg.coco.json import (
     whole_number,
     write_rows,
 )
-from panoseg.coco.parallel import over_images
-from panoseg.coco.png import HIGHEST_ID, png_name, read_ids, write_ids
+from panoseg.coco.masks import HIGHEST_ID, png_name, read_ids, write_ids
 from panoseg.errors import OutputError, PanopticFormatError, PanosegError
 from panoseg.files import atomic, new_folder, write_json
 from panoseg.panoptic.panoptic import Panoptic, Segments
 from panoseg.panoptic.segments import contradiction, kinds_of, present_segments
+from panoseg.processes import over_images
 from panoseg.progress import track
 
 Job = TypeVar("Job")

@@ -33,8 +33,16 @@ from panoseg.coco.json import (
     read_row,
     shown,
 )
-from panoseg.coco.masks import check_size, decode_mask, encode_mask, mask_box
-from panoseg.coco.png import open_png, read_ids, save_png, write_ids
+from panoseg.coco.masks import (
+    check_size,
+    decode_mask,
+    encode_mask,
+    mask_box,
+    open_png,
+    read_ids,
+    save_png,
+    write_ids,
+)
 from panoseg.errors import ConfigError, PanopticFormatError
 from panoseg.panoptic.panoptic import Panoptic, Segments
 from panoseg.panoptic.segments import positions, present_segments

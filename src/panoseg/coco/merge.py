@@ -23,8 +23,7 @@ from panoseg.classes import ClassTable, Kind
 from panoseg.coco.categories import class_table, kind_of_row, kinds_by_id, read_categories
 from panoseg.coco.format import Form, Rows, Written, claim_name, coloured_rows, write_dataset
 from panoseg.coco.json import CocoJson, ImageId, about, read_row, shown
-from panoseg.coco.masks import check_size, decode_mask
-from panoseg.coco.png import png_name, write_ids
+from panoseg.coco.masks import check_size, decode_mask, png_name, write_ids
 from panoseg.errors import PanopticFormatError, PanosegError
 from panoseg.panoptic.merge import MergeThresholds, ThingsAndStuff, paint
 

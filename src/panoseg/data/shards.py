@@ -21,7 +21,7 @@ from typing import Any
 from panoseg.classes import ClassTable
 from panoseg.coco.categories import class_table
 from panoseg.coco.json import ImageId, about, read_row
-from panoseg.coco.png import png_name
+from panoseg.coco.masks import png_name
 from panoseg.data.coco import CocoRecord, CocoRecords, check_classes, full_name
 from panoseg.data.config import PhotographConfig
 from panoseg.data.places import Place, joined, read_file, read_part, size_of

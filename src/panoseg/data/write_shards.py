@@ -19,15 +19,14 @@ from typing import Any
 
 from panoseg.coco.categories import category_rows
 from panoseg.coco.json import read_row
-from panoseg.coco.parallel import over_images
-from panoseg.coco.png import IMAGE_SUFFIXES
+from panoseg.coco.masks import IMAGE_SUFFIXES
 from panoseg.data.coco import CocoDataset, CocoRecord, check_classes, find_splits
 from panoseg.data.config import PhotographConfig
 from panoseg.data.places import is_url, joined, store_of
 from panoseg.data.shards import ABOUT_ENDING, BLOCK, IDS_ENDING, INDEX, Shard, ShardIndex
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
 from panoseg.files import atomic, new_folder, note_written, remove
-from panoseg.processes import usable_cores
+from panoseg.processes import over_images, usable_cores
 from panoseg.progress import track
 
 _MOST_SHARDS = 100_000

@@ -23,7 +23,7 @@ import numpy as np
 from panoseg.classes import ClassTable
 from panoseg.coco.categories import category_rows
 from panoseg.coco.format import coloured_rows
-from panoseg.coco.png import IMAGE_SUFFIXES, write_ids
+from panoseg.coco.masks import IMAGE_SUFFIXES, write_ids
 from panoseg.data.config import PhotographConfig
 from panoseg.data.photograph_files import decode_photograph, read_bytes
 from panoseg.errors import DatasetError, PanosegError

@@ -16,8 +16,7 @@ import numpy as np
 from panoseg.coco.categories import category_rows
 from panoseg.coco.format import coloured_ids, segments_info
 from panoseg.coco.json import write_rows
-from panoseg.coco.masks import detection_row
-from panoseg.coco.png import write_ids
+from panoseg.coco.masks import detection_row, write_ids
 from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError

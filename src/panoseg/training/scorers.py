@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panoseg.classes import ClassTable
-from panoseg.coco.average_precision import DetectionMatches
 from panoseg.coco.scores import (
+    DetectionMatches,
     PhotographCounts,
     PhotographScores,
     PixelClasses,
