@@ -15,7 +15,7 @@ from PIL import Image
 from panoseg.classes import PASTIS
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, season_span
 from panoseg.simulation import Season, SimulationOptions, simulate_season
-from panoseg.simulation.land_cover import LandCover
+from panoseg.simulation.landscape import LandCover
 from panoseg.simulation.options import REGIONS
 
 matplotlib.use("Agg")

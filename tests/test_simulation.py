@@ -24,14 +24,26 @@ from panoseg.simulation import (
     write_pastis,
     write_s2tsczcrop,
 )
-from panoseg.simulation.atmosphere import CLEAR, CLOUD, SHADOW, SNOW, Sky, apply_sky, sun_elevation
+from panoseg.simulation.acquisition import (
+    CLEAR,
+    CLOUD,
+    SHADOW,
+    SNOW,
+    Sky,
+    apply_sky,
+    footprints,
+    interpolate,
+    pool,
+    repeat,
+    shift,
+    sun_elevation,
+)
 from panoseg.simulation.landscape import Landscape, make_landscape
 from panoseg.simulation.noise import fractal_noise, smooth_noise
 from panoseg.simulation.options import CORN, MEADOW, RAPESEED, REGIONS, VOID, WHEAT, Material
 from panoseg.simulation.phenology import Climate, Phenology, first_of_parcel
 from panoseg.simulation.scene import make_surfaces
 from panoseg.simulation.season import acquisition_days
-from panoseg.simulation.sensor import footprints, interpolate, pool, repeat, shift
 from panoseg.simulation.write import CZECH_CLASS, set_of
 
 RED, BLUE, INFRARED = (PASTIS_BANDS.index(band) for band in ("B04", "B02", "B08"))

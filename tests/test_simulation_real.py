@@ -12,12 +12,10 @@ from panoseg.cli import main
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation import SimulationOptions, simulate_cube, simulate_season, write_pastis
-from panoseg.simulation.annual import Farming
-from panoseg.simulation.atmosphere import CLEAR, CLOUD, MISSING
+from panoseg.simulation.acquisition import CLEAR, CLOUD, MISSING, composite, slide
 from panoseg.simulation.countryside import Countryside, make_countryside
-from panoseg.simulation.grassland import fallow, grassland, lawn
-from panoseg.simulation.growth import Climate
-from panoseg.simulation.land_cover import LandCover, most_common
+from panoseg.simulation.growth import Climate, Farming
+from panoseg.simulation.landscape import LandCover, most_common
 from panoseg.simulation.layout import ParcelFile
 from panoseg.simulation.options import (
     FAR_REGIONS,
@@ -29,8 +27,7 @@ from panoseg.simulation.options import (
     WINTER_BARLEY,
     Material,
 )
-from panoseg.simulation.phenology import Phenology
-from panoseg.simulation.sensor import composite, slide
+from panoseg.simulation.phenology import Phenology, fallow, grassland, lawn
 from panoseg.simulation.style import draw_style
 
 INFRARED = PASTIS_BANDS.index("B08")

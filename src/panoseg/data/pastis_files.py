@@ -249,7 +249,7 @@ def save_land_cover(folder: Path, patch_id: int, cover_HW: np.ndarray) -> None:
     Args:
         folder: The dataset.
         patch_id: Identifier of the patch.
-        cover_HW: uint8, ``simulation.land_cover.LandCover`` of each pixel.
+        cover_HW: uint8, ``simulation.landscape.LandCover`` of each pixel.
     """
     _save(folder, "ANNOTATIONS/LANDCOVER", patch_id, cover_HW.astype(np.uint8))
 

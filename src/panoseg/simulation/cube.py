@@ -24,9 +24,8 @@ from shapely.geometry import shape
 from panoseg.classes import PASTIS
 from panoseg.files import atomic, new_folder
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.simulation.atmosphere import CIRRUS, CLOUD, MISSING, SHADOW, SNOW
-from panoseg.simulation.land_cover import LandCover
-from panoseg.simulation.landscape import PIXEL_M
+from panoseg.simulation.acquisition import CIRRUS, CLOUD, MISSING, SHADOW, SNOW
+from panoseg.simulation.landscape import PIXEL_M, LandCover
 from panoseg.simulation.layout import Layout
 from panoseg.simulation.options import SimulationOptions
 from panoseg.simulation.season import Season, check_size, simulate_season

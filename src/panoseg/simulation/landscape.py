@@ -4,7 +4,7 @@ Roads cut the land into blocks; a block is farmed, wooded, built up or idle; a f
 further into fields, along one direction, into halves or into strips, with a margin, a hedge, a
 track or nothing between two fields. All cuts are straight in a plane that is smoothly warped, so
 that borders bend. Cells are a third of a pixel, so that a road of five metres takes its share of a
-pixel.
+pixel. The land cover of a pixel is that of most of its cells.
 
 Shape suffixes: Y X cells (three to a pixel), H W pixels, N cells of a node, U units.
 """
@@ -12,10 +12,10 @@ Shape suffixes: Y X cells (three to a pixel), H W pixels, N cells of a node, U u
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
-from panoseg.simulation.land_cover import cover_of, most_common
 from panoseg.simulation.noise import smooth_noise
 from panoseg.simulation.options import (
     FAR_REGIONS,
@@ -27,6 +27,66 @@ from panoseg.simulation.options import (
     Region,
     SimulationOptions,
 )
+
+
+class LandCover(IntEnum):
+    """What covers most of a pixel."""
+
+    BUILT = 1
+    """Houses, yards, greenhouses, solar parks."""
+    GARDEN = 2
+    """Gardens, lawns, parks, allotments and paddocks among houses."""
+    TREES = 3
+    """Woods, hedges, rows of trees."""
+    WATER = 4
+    ROAD = 5
+    """Roads and tracks."""
+    IDLE = 6
+    """Verges, rough grass and scrub that nobody farms."""
+    FIELD = 7
+
+
+_OF_MATERIAL = {
+    Material.GRASS: LandCover.IDLE,
+    Material.SCRUB: LandCover.IDLE,
+    Material.FALLOW: LandCover.IDLE,
+    Material.BROADLEAF: LandCover.TREES,
+    Material.CONIFER: LandCover.TREES,
+    Material.HEDGE: LandCover.TREES,
+    Material.WATER: LandCover.WATER,
+    Material.ASPHALT: LandCover.ROAD,
+    Material.TRACK: LandCover.ROAD,
+    Material.LAWN: LandCover.GARDEN,
+    Material.GARDEN: LandCover.GARDEN,
+}
+
+
+def cover_of(material: int, *, among_houses: bool = False) -> LandCover:
+    """Return the land cover of a material or of a crop, whose class ids are below 100."""
+    if material < Material.GRASS:
+        return LandCover.FIELD
+    if among_houses and material in (Material.GRASS, Material.SCRUB, Material.FALLOW):
+        return LandCover.GARDEN
+    return _OF_MATERIAL.get(Material(material), LandCover.BUILT)
+
+
+def most_common(cover_YX: np.ndarray, cells: int) -> np.ndarray:
+    """Return the most common land cover of each pixel, uint8 H x W.
+
+    Args:
+        cover_YX: ``LandCover`` of each cell.
+        cells: Number of cells along the side of a pixel.
+    """
+    height, width = cover_YX.shape[0] // cells, cover_YX.shape[1] // cells
+    pixels = cover_YX.reshape(height, cells, width, cells)
+    best_HW = np.zeros((height, width), np.uint8)
+    most_HW = np.zeros((height, width), np.int64)
+    for cover in LandCover:
+        count_HW = (pixels == cover).sum((1, 3))
+        best_HW[count_HW > most_HW] = cover
+        most_HW = np.maximum(most_HW, count_HW)
+    return best_HW
+
 
 CELLS = 3
 """Number of cells along the side of a pixel."""

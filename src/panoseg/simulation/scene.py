@@ -17,9 +17,15 @@ import numpy as np
 from scipy import sparse
 
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.simulation.annual import Farming
-from panoseg.simulation.atmosphere import sun_elevation
-from panoseg.simulation.growth import Climate, Cover
+from panoseg.simulation.acquisition import (
+    COARSE_BANDS,
+    FINE_BANDS,
+    footprints,
+    pool,
+    repeat,
+    sun_elevation,
+)
+from panoseg.simulation.growth import Climate, Cover, Farming
 from panoseg.simulation.landscape import CELLS, PIXEL_M, Landscape
 from panoseg.simulation.noise import smooth_noise
 from panoseg.simulation.options import (
@@ -46,7 +52,6 @@ from panoseg.simulation.options import (
     SimulationOptions,
 )
 from panoseg.simulation.phenology import Phenology, first_of_parcel
-from panoseg.simulation.sensor import COARSE_BANDS, FINE_BANDS, footprints, pool, repeat
 from panoseg.simulation.style import Style
 from panoseg.simulation.variation import (
     STAGE_DAYS,

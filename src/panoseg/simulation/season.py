@@ -13,12 +13,19 @@ import numpy as np
 
 from panoseg.errors import ConfigError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, season_span
-from panoseg.simulation.atmosphere import (
+from panoseg.simulation.acquisition import (
+    COARSE_BANDS,
+    FINE_BANDS,
     MISSING,
+    RESAMPLINGS,
     Sky,
     apply_sky,
     apply_steps,
+    composite,
+    deliver,
     draw_skies,
+    shift,
+    slide,
     sun_elevation,
 )
 from panoseg.simulation.countryside import make_countryside
@@ -32,15 +39,6 @@ from panoseg.simulation.landscape import (
 from panoseg.simulation.layout import Layout, check_layout, landscape_of_parcels
 from panoseg.simulation.options import FAR_REGIONS, VOID, Region, SimulationOptions
 from panoseg.simulation.scene import Scene
-from panoseg.simulation.sensor import (
-    COARSE_BANDS,
-    FINE_BANDS,
-    RESAMPLINGS,
-    composite,
-    deliver,
-    shift,
-    slide,
-)
 from panoseg.simulation.style import Style, draw_style
 
 _REVISIT_DAYS = 5
