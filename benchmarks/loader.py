@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from panoseg.data.config import AugmentationConfig
+from panoseg.data import AugmentationConfig
 from panoseg.data.loading import make_loader
 from panoseg.data.pastis import PastisDataset
 

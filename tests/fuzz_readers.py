@@ -34,12 +34,11 @@ from panoseg.coco.masks import read_colours, read_ids
 from panoseg.cube import ReadOptions
 from panoseg.cube.check import read_dataset
 from panoseg.cube.open import open_cube, reading
-from panoseg.data.own_classes import read_class_table
 from panoseg.data.pastis import PastisDataset, fold_normalisation
+from panoseg.data.pastis_files import read_class_table
 from panoseg.data.photograph_files import read_photograph
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, train_normalisation
-from panoseg.data.shards import ShardIndex
-from panoseg.data.write_shards import write_shards
+from panoseg.data.shards import ShardIndex, write_shards
 from panoseg.errors import PanosegError
 from panoseg.imagery.area import read_area
 from panoseg.imagery.catalogue import load_scenes, save_scenes
@@ -329,7 +328,7 @@ READERS: dict[str, Reader] = {
     "table of classes": Reader(
         _named("t.csv", "id,name,kind,colour\n0,nothing,stuff,#000000\n1,corn,thing,#ffcc00\n"),
         read_class_table,
-        ("data/own_classes:read_class_table", "text_files:read_text", "text_files:read_bytes"),
+        ("data/pastis_files:read_class_table", "text_files:read_text", "text_files:read_bytes"),
     ),
     "PASTIS": Reader(
         lambda folder: write_small_pastis(folder / "pastis") and folder / "pastis",

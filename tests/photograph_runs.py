@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from panoseg.data.config import PhotographConfig
+from panoseg.data import PhotographConfig
 from panoseg.simulation.options import PhotographOptions
 from panoseg.simulation.write_photographs import write_photographs
 from panoseg.training.config import OptimiserConfig, TrainConfig

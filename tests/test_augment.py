@@ -10,10 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panoseg.data import AugmentationConfig
 from panoseg.data.augment import Movement, augment, draw_movement, kept_dates
-from panoseg.data.centres import centre_targets
-from panoseg.data.config import AugmentationConfig
-from panoseg.data.samples import Sample, collate
+from panoseg.data.samples import Sample, centre_targets, collate
 from panoseg.errors import ConfigError
 
 DATES, SIZE = 6, 12

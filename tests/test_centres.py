@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
+from panoseg.data.samples import centre_targets, number_parcels, targets_from_maps
 
 TWO_PARCELS = np.array(
     [

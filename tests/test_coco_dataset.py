@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from panoseg.classes import ClassTable
+from panoseg.data import PhotographConfig
 from panoseg.data.coco import CocoDataset, CocoFiles, check_learnable, find_splits
-from panoseg.data.config import PhotographConfig
 from panoseg.data.layouts import Reading, find_layout
 from panoseg.data.loading import make_loader
 from panoseg.data.photographs import VOID, collate_photographs, mask_boxes
-from panoseg.data.write_shards import write_shards
+from panoseg.data.shards import write_shards
 from panoseg.errors import ConfigError, DatasetError, PanopticFormatError, PanosegError
 from small_coco import (
     CAT,

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 import panoseg.data.loading as loading
-from panoseg.data.config import AugmentationConfig
+from panoseg.data import AugmentationConfig
 from panoseg.data.loading import BatchOrder, make_loader
 from panoseg.data.pastis import PastisDataset
 from panoseg.data.samples import Sample

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from panoseg.cli import main
-from panoseg.data.own_classes import own_bands, read_class_table
+from panoseg.data.pastis_files import own_bands, read_class_table
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.models.weights import load_weights

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS
 from panoseg.cli import main
+from panoseg.data import AugmentationConfig
 from panoseg.data.arrays import map_array
-from panoseg.data.config import AugmentationConfig
 from panoseg.data.layouts import PASTIS_LAYOUT
 from panoseg.data.pastis import FOLDS, PastisDataset, compute_normalisation, fold_normalisation
 from panoseg.data.pastis_files import parse_date, read_metadata

@@ -20,7 +20,7 @@ from PIL import Image
 from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cli import main
 from panoseg.coco.format import CocoAnnotations
-from panoseg.data.config import PhotographConfig
+from panoseg.data import PhotographConfig
 from panoseg.data.photograph_files import read_photograph
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError, OutputError, WeightsError

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from panoseg.cli import main
 from panoseg.coco.scores import PhotographCounts, PhotographScores
+from panoseg.data import AugmentationConfig, PhotographConfig
 from panoseg.data.coco import CocoDataset
-from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.data.photographs import mask_boxes
 from panoseg.data.scored_photographs import ScoredPhotographs
 from panoseg.errors import ConfigError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from panoseg.data.config import AugmentationConfig
+from panoseg.data import AugmentationConfig
 from panoseg.data.loading import make_loader
 from panoseg.data.pastis import FLIPS_AND_TURNS, PASTIS, PastisDataset, fold_normalisation
 from panoseg.data.samples import Batch, collate

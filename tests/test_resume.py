@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from panoseg.cli import main
-from panoseg.data.config import AugmentationConfig
+from panoseg.data import AugmentationConfig
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable, SegmentClass
-from panoseg.data.config import AugmentationConfig
+from panoseg.data import AugmentationConfig
 from panoseg.data.layouts import PASTIS_LAYOUT, S2TSCZCROP_LAYOUT, find_layout
 from panoseg.data.loading import make_loader
 from panoseg.data.s2tsczcrop import (

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from panoseg.data.centres import centre_targets
 from panoseg.data.loading import SlotOverflow, Slots
-from panoseg.data.samples import Batch, Normalisation, Sample, collate
+from panoseg.data.samples import Batch, Normalisation, Sample, centre_targets, collate
 from panoseg.errors import DatasetError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 

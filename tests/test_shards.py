@@ -23,14 +23,13 @@ import pytest
 import torch
 
 from panoseg.cli import main
-from panoseg.data import places, write_shards
+from panoseg.data import PhotographConfig, places
 from panoseg.data.coco import CocoDataset, CocoRecord
-from panoseg.data.config import PhotographConfig
 from panoseg.data.layouts import find_layout
 from panoseg.data.loading import make_loader
 from panoseg.data.photographs import collate_photographs
 from panoseg.data.places import is_url, read_part, resolved
-from panoseg.data.shards import INDEX, CocoShards, ShardIndex
+from panoseg.data.shards import INDEX, CocoShards, ShardIndex, pack, write_shards
 from panoseg.errors import ConfigError, DatasetError, OutputError
 from panoseg.models.weights import load_weights
 from panoseg.training import run as runs
@@ -48,7 +47,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory, folder):
     out = tmp_path_factory.mktemp("shards") / "out"
-    write_shards.write_shards(folder, str(out), 3, processes=1)
+    write_shards(folder, str(out), 3, processes=1)
     return out
 
 
@@ -164,19 +163,19 @@ def test_readers_of_webdatasets_form_read_them(folder, shards):
 def test_the_bytes_of_a_record_stay():
     """The checksum is that of webdataset 1.0.2's TarWriter, which wrote shards before."""
     record = CocoRecord("", "a.jpg", b"12345" * 200, b'{"a": 1}', b"png" * 333, (b'{"q": 2}',))
-    assert zlib.crc32(write_shards.pack(7, record)) == 2741533418
+    assert zlib.crc32(pack(7, record)) == 2741533418
 
 
 def test_the_number_of_shards_is_that_of_the_largest_split(shards, folder, tmp_path):
     assert sorted(path.name for path in shards.iterdir()) == [
         INDEX, "train-00000.tar", "train-00001.tar", "train-00002.tar", "val-00000.tar",
     ]  # fmt: skip
-    more = write_shards.write_shards(folder, str(tmp_path / "more"), 100, processes=1)
+    more = write_shards(folder, str(tmp_path / "more"), 100, processes=1)
     assert (more.shards, more.photographs) == (10, 10)  # none is empty
 
 
 def test_several_processes_write_the_same_bytes(folder, shards, tmp_path):
-    write_shards.write_shards(folder, str(tmp_path / "two"), 3, processes=2)
+    write_shards(folder, str(tmp_path / "two"), 3, processes=2)
     assert all(
         path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
         for path in shards.iterdir()
@@ -223,9 +222,9 @@ def test_a_failure_leaves_no_shards(folder, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(write_shards, "pack", full)
+    monkeypatch.setattr("panoseg.data.shards.pack", full)
     with pytest.raises(OutputError, match="the disk is full"):
-        write_shards.write_shards(folder, str(tmp_path / "out"), 2, processes=1)
+        write_shards(folder, str(tmp_path / "out"), 2, processes=1)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -233,7 +232,7 @@ def test_what_a_killed_command_left_is_removed(folder, tmp_path):
     left = tmp_path / "out" / ".unfinished.0a1b2c3d.part"
     left.mkdir(parents=True)
     (left / "train-00000.tar").write_bytes(b"half")
-    write_shards.write_shards(folder, str(tmp_path / "out"), 1, processes=1)
+    write_shards(folder, str(tmp_path / "out"), 1, processes=1)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         INDEX,
         "train-00000.tar",
@@ -243,11 +242,11 @@ def test_what_a_killed_command_left_is_removed(folder, tmp_path):
 
 def test_places_in_use_are_refused(folder, shards):
     with pytest.raises(OutputError, match="new or empty"):
-        write_shards.write_shards(folder, str(shards), 2, processes=1)
+        write_shards(folder, str(shards), 2, processes=1)
     with pytest.raises(OutputError, match="new or empty"):
-        write_shards.write_shards(folder, shards.as_uri(), 2, processes=1)
+        write_shards(folder, shards.as_uri(), 2, processes=1)
     with pytest.raises(ConfigError, match=r"number of shards must .* not be 0"):
-        write_shards.write_shards(folder, str(shards), 0)
+        write_shards(folder, str(shards), 0)
 
 
 # Where they lie
@@ -255,12 +254,12 @@ def test_places_in_use_are_refused(folder, shards):
 
 def test_a_store_is_written_and_read(folder):
     place = "memory://bucket/coco"
-    write_shards.write_shards(folder, place, 2, processes=1)
+    write_shards(folder, place, 2, processes=1)
     expected, found = CocoDataset(folder, "train"), CocoShards(place, "train")
     assert all(same(found[index], expected[index]) for index in range(8))
     assert find_layout(place).rotation(1) == (("train",), ("val",), ("val",))
     with pytest.raises(OutputError, match="holds shards"):
-        write_shards.write_shards(folder, place, 2, processes=1)
+        write_shards(folder, place, 2, processes=1)
     fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
 

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
-from panoseg.data.config import AugmentationConfig
+from panoseg.data import AugmentationConfig
 from panoseg.data.loading import make_loader
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.models.config import from_json, to_json

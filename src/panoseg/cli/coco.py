@@ -216,7 +216,7 @@ def shards(
         processes: Processes, each of which writes one shard at a time; by default one for each
             core.
     """
-    from panoseg.data.write_shards import write_shards
+    from panoseg.data.shards import write_shards
 
     written = write_shards(data, out, shards, processes)
     _print_problems((), written.failures)

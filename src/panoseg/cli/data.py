@@ -401,7 +401,7 @@ def describe(
             and kind (thing, stuff, void) and colour if wanted.
     """
     from panoseg.data.describe import write_normalisation
-    from panoseg.data.own_classes import read_class_table
+    from panoseg.data.pastis_files import read_class_table
     from panoseg.pictures.dataset import describe as describe_dataset
 
     table = None if classes is None else read_class_table(classes)

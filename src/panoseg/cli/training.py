@@ -72,7 +72,7 @@ def _experiment_details(name: str) -> str:
 def option_words(config: DataclassInstance, prefix: str = "") -> list[list[str]]:
     """Return the command-line words that set each option of a configuration to its value.
 
-    >>> from panoseg.data.config import PhotographConfig
+    >>> from panoseg.data import PhotographConfig
     >>> option_words(PhotographConfig(scale=(0.5, 2.0), crop=473), "data.")[2:]
     [['--data.scale', '0.5', '2.0'], ['--data.no-flip'], ['--data.crop', '473']]
 

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panoseg.data.centres import centre_targets
-from panoseg.data.config import AugmentationConfig
-from panoseg.data.samples import Sample
+from panoseg.data import AugmentationConfig
+from panoseg.data.samples import Sample, centre_targets
 from panoseg.errors import ConfigError
 
 

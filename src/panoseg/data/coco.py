@@ -33,7 +33,7 @@ from panoseg.coco.json import (
     shown,
 )
 from panoseg.coco.masks import MOST_PIXELS, decode_ids, decode_mask, detection_row, png_name
-from panoseg.data.config import PhotographConfig
+from panoseg.data import PhotographConfig
 from panoseg.data.photograph_files import decode_photograph, read_bytes
 from panoseg.data.photographs import VOID, Objects, Photograph, View, choose_view
 from panoseg.errors import DatasetError, PanopticFormatError

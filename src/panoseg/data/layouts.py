@@ -16,17 +16,16 @@ from torch.utils.data import Dataset, Subset
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.coco.categories import class_table, read_categories
 from panoseg.coco.json import CocoJson
+from panoseg.data import AugmentationConfig, DataConfig, PhotographConfig, s2tsczcrop_files
 from panoseg.data import pastis_files as pastis_metadata
-from panoseg.data import s2tsczcrop_files
 from panoseg.data.coco import (
     CocoDataset,
     CocoRecords,
     find_splits,
 )
-from panoseg.data.config import AugmentationConfig, DataConfig, PhotographConfig
 from panoseg.data.loading import Collate
-from panoseg.data.own_classes import own_bands
 from panoseg.data.pastis import FOLDS, PastisDataset, fold_normalisation
+from panoseg.data.pastis_files import own_bands
 from panoseg.data.photographs import collate_photographs
 from panoseg.data.places import is_url
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, train_normalisation

@@ -25,11 +25,18 @@ from torch.utils.data import Dataset
 
 from panoseg.classes import PASTIS as PASTIS_CLASSES
 from panoseg.classes import ClassTable
+from panoseg.data import AugmentationConfig
 from panoseg.data.arrays import map_array, mean_statistics, moments
-from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
-from panoseg.data.config import AugmentationConfig
 from panoseg.data.pastis_files import FILE_NAME, NORMALISATION_FILE, Patch, read_json, read_metadata
-from panoseg.data.samples import CentreTargets, Normalisation, Sample, collate
+from panoseg.data.samples import (
+    CentreTargets,
+    Normalisation,
+    Sample,
+    centre_targets,
+    collate,
+    number_parcels,
+    targets_from_maps,
+)
 from panoseg.data.seasons import (
     PatchDataset,
     SampleOptions,

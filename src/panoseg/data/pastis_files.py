@@ -1,7 +1,9 @@
 """Read and write the files of PASTIS's layout; torch is not needed.
 
 metadata.geojson, the table of patches, is read as JSON: plain values suffice, and geopandas takes
-seconds to import. Shape suffixes: T dates, C bands, H W pixels.
+seconds to import. The classes of an own dataset in this layout are a CSV file with a row a class
+and the columns id (the value in TARGET files) and name; kind (thing, stuff or void) and colour
+(#rrggbb) may be left out. Shape suffixes: T dates, C bands, H W pixels.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from datetime import date
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
 from panoseg import text_files
+from panoseg.classes import PASTIS, ClassTable, Kind, SegmentClass
 from panoseg.coco.json import shown
-from panoseg.errors import DatasetError
+from panoseg.data.arrays import map_array
+from panoseg.errors import ConfigError, DatasetError, PanosegError
 from panoseg.files import atomic, write_json
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.text_files import read_text, shortened, table_of
 
 if TYPE_CHECKING:
     from pyproj import Transformer
@@ -233,7 +239,7 @@ def save_labels(
     _save(folder, "ANNOTATIONS/ParcelIDs", patch_id, parcels_HW.astype(np.int32))
     if centres:
         # They import torch, which workers otherwise do without.
-        from panoseg.data.centres import centre_targets, number_parcels
+        from panoseg.data.samples import centre_targets, number_parcels
 
         instances_HW = number_parcels(parcels_HW, classes_HW)
         targets = centre_targets(instances_HW, classes_HW)
@@ -305,3 +311,84 @@ def _feature(index: int, row: PatchRow, epsg: int) -> dict[str, Any]:
     ring = [list(transformer.transform(x, y)) for x, y in row.outline]
     geometry = {"type": "MultiPolygon", "coordinates": [[ring]]}
     return {"id": str(index), "type": "Feature", "properties": properties, "geometry": geometry}
+
+
+_HIGHEST = 254  # TARGET files have a byte a pixel
+_LARGEST_TABLE = 2**20
+_NAMES = {
+    "id": ("id", "code", "class_id", "value"),
+    "name": ("name", "class", "label"),
+    "kind": ("kind", "type"),
+    "colour": ("colour", "color"),
+}
+
+
+def read_class_table(path: Path | str) -> ClassTable:
+    """Read a table of classes.
+
+    Without a kind, id 0 is stuff, a class named void is void, and all others are things. Without a
+    colour, classes have those of PASTIS.
+
+    Raises:
+        ConfigError: The file cannot be read, or a row is wrong.
+    """
+    path = Path(path)
+    try:
+        text = read_text(path, _LARGEST_TABLE).text
+    except PanosegError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        table = table_of(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    columns = {name.lower(): name for name in table.columns}
+    found = {
+        key: next((columns[name] for name in names if name in columns), None)
+        for key, names in _NAMES.items()
+    }
+    if not table.rows or found["id"] is None or found["name"] is None:
+        raise ConfigError(
+            f"{path} has no columns id and name with a row for each class; its first line is"
+            f" {shortened(text.split(chr(10), 1)[0], 60)!r}."
+        )
+    entries = [
+        _entry(f"{path}, line {line}", {key: row[name] for key, name in found.items() if name})
+        for line, row in zip(table.lines, table.rows, strict=True)
+    ]
+    for key in ("id", "name"):
+        values = [getattr(entry, key) for entry in entries]
+        repeated = next((value for value in values if values.count(value) > 1), None)
+        if repeated is not None:
+            raise ConfigError(f"{path} has several rows of the {key} {repeated}; give it one.")
+    return ClassTable(path.stem, tuple(sorted(entries, key=lambda entry: entry.id)))
+
+
+def _entry(where: str, row: dict[str, str]) -> SegmentClass:
+    """Return the class of a row. Raises ``ConfigError``."""
+    text = row["id"]
+    if not (text.isascii() and text.isdigit() and int(text) <= _HIGHEST):
+        raise ConfigError(f"{where}: the id is {text!r}, not a whole number 0 .. {_HIGHEST}.")
+    number, name = int(text), row["name"] or text
+    default = "stuff" if number == 0 else "void" if name.lower() == "void" else "thing"
+    kind = row.get("kind", "").lower() or default
+    if kind not in get_args(Kind):
+        raise ConfigError(f"{where}: the kind is {kind!r}, not thing, stuff or void.")
+    colour = row.get("colour", "").lower() or PASTIS[number % PASTIS.count].colour
+    if len(colour) != 7 or colour[0] != "#" or set(colour[1:]) - set("0123456789abcdef"):
+        raise ConfigError(f"{where}: the colour is {colour!r}, not such as #1f77b4.")
+    return SegmentClass(number, name, colour, cast(Kind, kind))
+
+
+def own_bands(folder: Path | str) -> tuple[str, ...]:
+    """Return the names of the bands of a dataset: PASTIS's, if there are ten, or else numbers.
+
+    Raises:
+        DatasetError: The dataset is missing or damaged.
+    """
+    for patch in read_metadata(Path(folder)):
+        path = Path(folder) / "DATA_S2" / f"S2_{patch.id}.npy"
+        count = map_array(path, dimensions=4, dtype="int16").shape[1]
+        if count != len(PASTIS_BANDS):
+            return tuple(f"band {number}" for number in range(1, count + 1))
+        break
+    return PASTIS_BANDS

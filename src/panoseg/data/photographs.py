@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from panoseg.data.config import PhotographConfig
+from panoseg.data import PhotographConfig
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from panoseg.classes import ClassTable
+from panoseg.data import AugmentationConfig
 from panoseg.data.arrays import map_array
 from panoseg.data.augment import augment
-from panoseg.data.config import AugmentationConfig
 from panoseg.data.pastis_files import parse_date
 from panoseg.data.samples import Sample
 from panoseg.errors import ConfigError, DatasetError

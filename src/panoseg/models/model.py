@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from panoseg.classes import ClassTable
-from panoseg.data.config import PhotographConfig
+from panoseg.data import PhotographConfig
 from panoseg.data.samples import Batch, Normalisation
 from panoseg.errors import ConfigError, CubeError
 from panoseg.models.config import check_tta

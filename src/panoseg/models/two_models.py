@@ -15,7 +15,7 @@ from torch import Tensor
 
 from panoseg.classes import ClassTable
 from panoseg.coco.masks import MOST_PIXELS
-from panoseg.data.config import PhotographConfig
+from panoseg.data import PhotographConfig
 from panoseg.data.photographs import choose_view
 from panoseg.errors import DatasetError, WeightsError
 from panoseg.models.configs.base import NetworkConfig

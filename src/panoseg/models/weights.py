@@ -14,7 +14,7 @@ from torch import Tensor
 
 import panoseg
 from panoseg.classes import PASTIS, ClassTable
-from panoseg.data.config import LONGEST_SIDE, PhotographConfig
+from panoseg.data import LONGEST_SIDE, PhotographConfig
 from panoseg.data.layouts import Policy
 from panoseg.data.samples import Normalisation
 from panoseg.data.seasons import parse_reference_date

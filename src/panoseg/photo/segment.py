@@ -24,7 +24,7 @@ from panoseg.classes import ClassTable
 from panoseg.coco.categories import category_rows
 from panoseg.coco.format import coloured_rows
 from panoseg.coco.masks import IMAGE_SUFFIXES, write_ids
-from panoseg.data.config import PhotographConfig
+from panoseg.data import PhotographConfig
 from panoseg.data.photograph_files import decode_photograph, read_bytes
 from panoseg.errors import DatasetError, PanosegError
 from panoseg.files import atomic, new_folder

@@ -25,7 +25,7 @@ from panoseg.data.describe import (
     parcels_of,
     summarise,
 )
-from panoseg.data.own_classes import own_bands
+from panoseg.data.pastis_files import own_bands
 from panoseg.data.profiles import PERIOD_DAYS
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, write_text

@@ -6,7 +6,7 @@ import math
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal
 
-from panoseg.data.config import DataConfig, PhotographConfig
+from panoseg.data import DataConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.base import PapsLossConfig, SemanticLossConfig

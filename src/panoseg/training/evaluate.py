@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from panoseg.classes import ClassTable
-from panoseg.data.config import DataConfig
+from panoseg.data import DataConfig
 from panoseg.data.layouts import Layout, Parts, Policy, Reading, find_layout
 from panoseg.data.pastis import FOLDS
 from panoseg.data.places import Place

@@ -12,7 +12,7 @@ import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from panoseg.data.config import AugmentationConfig, DataConfig, PhotographConfig
+from panoseg.data import AugmentationConfig, DataConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.base import PapsLossConfig

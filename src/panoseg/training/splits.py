@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from panoseg.data.layouts import Layout, Parts, Reading, find_layout
 from panoseg.data.loading import BatchLoader, Collate, make_loader
-from panoseg.data.own_classes import read_class_table
+from panoseg.data.pastis_files import read_class_table
 from panoseg.data.places import Place
 from panoseg.data.samples import Normalisation, collate
 from panoseg.errors import ConfigError

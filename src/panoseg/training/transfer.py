@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from panoseg.classes import PASTIS, S2TSCZCROP
-from panoseg.data.config import PhotographConfig
+from panoseg.data import PhotographConfig
 from panoseg.data.pastis import FOLDS
 from panoseg.data.pastis_files import NORMALISATION_FILE
 from panoseg.data.s2tsczcrop import train_normalisation
