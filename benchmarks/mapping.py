@@ -23,7 +23,7 @@ import torch
 
 from panoseg.data.samples import Normalisation
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.network import build_network, initialise
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.simulation.cube import simulate_cube

@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from convolutions import Call, alone, recorded
 from networks import NETWORKS, Work, best_seconds, matrix_product_rate, parcels
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.losses import PapsLoss
 from panoseg.models.network import build_network
 from panoseg.models.outputs import FeatureMaps

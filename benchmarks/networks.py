@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from panoseg.data.samples import CentreTargetsBatch
-from panoseg.models.config import ModelConfig
-from panoseg.models.configs.composites import CompositesConfig
-from panoseg.models.configs.fields import FieldsConfig
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs import ModelConfig
+from panoseg.models.configs.parcels import CompositesConfig, FieldsConfig, PapsConfig
 from panoseg.models.configs.season import (
     ConvRnnConfig,
     FpnConfig,

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from panoseg.models.config import from_json
+from panoseg.models.configs import from_json
 from panoseg.models.network import build_network
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS

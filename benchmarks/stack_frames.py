@@ -21,11 +21,11 @@ from PIL import Image
 import panoseg
 from panoseg.cli import main
 from panoseg.data.samples import Normalisation
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.photograph import PanopticFpnConfig
 from panoseg.models.configs.season import UtaeConfig
+from panoseg.models.mask_rcnn import PanopticFpn
 from panoseg.models.network import build_network
-from panoseg.models.panoptic_fpn import PanopticFpn
 from panoseg.models.utae import UTAE
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.simulation.cube import write_cube

@@ -263,7 +263,7 @@ def _write_hub(folder: Path) -> Path:
 
 def _write_run(folder: Path) -> Path:
     from panoseg.files import write_json
-    from panoseg.models.config import to_json
+    from panoseg.models.configs import to_json
 
     run = RunConfig("pastis-utae", "data", 1, TrainConfig(model=UTAE))
     write_json(folder / "config.json", to_json(run))

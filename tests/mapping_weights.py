@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 
 from panoseg.data.samples import Normalisation
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import Dates, UtaeConfig
 from panoseg.models.network import build_network, initialise
 from panoseg.models.weights import Weights, WeightsCard

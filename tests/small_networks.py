@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import photograph_networks as networks
 from mapping_weights import tiny_weights
-from panoseg.models.config import ModelConfig
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs import ModelConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.network import build_network, initialise
 from panoseg.models.weights import Weights, WeightsCard, save_weights

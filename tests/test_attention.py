@@ -15,7 +15,7 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError
-from panoseg.models.config import SEASON_CONFIGS
+from panoseg.models.configs import SEASON_CONFIGS
 from panoseg.models.network import Network, build_network
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.weights import load_weights, save_weights

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from panoseg.data.samples import CentreTargetsBatch
 from panoseg.errors import ConfigError
-from panoseg.models.config import config_from_json, to_json
-from panoseg.models.configs.paps import BackboneConfig, PapsConfig
+from panoseg.models.configs import config_from_json, to_json
+from panoseg.models.configs.parcels import BackboneConfig, PapsConfig
 from panoseg.models.configs.season import ConvRnnConfig, FpnConfig, UConvLstmConfig, UNet3dConfig
 from panoseg.models.convlstm import Recurrence
 from panoseg.models.losses import PapsLoss, semantic_loss

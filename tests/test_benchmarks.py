@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from panoseg.models.config import SEASON_CONFIGS
+from panoseg.models.configs import SEASON_CONFIGS
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 TINY = ["--size", "16", "--dates", "2"]

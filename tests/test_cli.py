@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from panoseg.cli import COMMANDS, main
-from panoseg.models.config import to_json
+from panoseg.models.configs import to_json
 from panoseg.models.network import build_network
 from panoseg.training.checkpoint import Progress, random_state, save_checkpoint
 from panoseg.training.config import RunConfig, TrainConfig

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panoseg.errors import ConfigError
-from panoseg.models.config import ModelConfig, config_from_json, to_json
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs import ModelConfig, config_from_json, to_json
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import NaiveUnetConfig, TimeUnetConfig, UtaeConfig, WtaeConfig
 from panoseg.models.layers import MBConv, SeparableConv, SqueezeExcitation
 from panoseg.models.ltae import DateEncoder, DayTable, Ltae, Sines, day_of_year, positional_encoding
@@ -463,7 +463,7 @@ def test_pieces_change_nothing(name, training, monkeypatch):
     images, days, valid = padded_season()
     with torch.set_grad_enabled(training):
         whole = model(images, days, valid).logits_BKHW
-        monkeypatch.setattr("panoseg.models.frames.CACHED_ELEMENTS", 2 * 8 * 16 * 16)
+        monkeypatch.setattr("panoseg.models.layers.CACHED_ELEMENTS", 2 * 8 * 16 * 16)
         monkeypatch.setattr("panoseg.models.ltae.CACHED_ELEMENTS", 2 * 5 * 8 * 7)
         torch.testing.assert_close(model(images, days, valid).logits_BKHW, whole, rtol=0, atol=1e-5)
 

@@ -17,7 +17,7 @@ from panoseg.cli.training import Arguments
 from panoseg.data.pastis import FOLDS
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights

@@ -20,9 +20,8 @@ from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.inputs import open_inputs
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions
-from panoseg.models.config import config_from_json, to_json
-from panoseg.models.configs.composites import CompositesConfig
-from panoseg.models.configs.fields import FieldsConfig
+from panoseg.models.configs import config_from_json, to_json
+from panoseg.models.configs.parcels import CompositesConfig, FieldsConfig
 from panoseg.models.fields import BELOW, DISTANCE, RIGHT, FieldTargets, _best_iou, _turn_back
 from panoseg.models.model import Model
 from panoseg.models.network import PredictOptions, build_network

@@ -21,15 +21,14 @@ import panoseg
 from hub_checkpoints import FAMILIES, LABELS, save_checkpoint
 from panoseg.app import stages
 from panoseg.app.settings import AppSettings
-from panoseg.classes import ClassTable, SegmentClass
+from panoseg.classes import SETS, ClassTable, SegmentClass, table_of_labels
 from panoseg.cli import main
 from panoseg.coco.format import CocoAnnotations
 from panoseg.data.photographs import PhotographBatch
 from panoseg.errors import ConfigError, DatasetError, WeightsError
 from panoseg.models import hub_networks
-from panoseg.models.config import config_from_json, to_json
+from panoseg.models.configs import config_from_json, to_json
 from panoseg.models.configs.hub import HubNetworkConfig
-from panoseg.models.label_sets import SETS, table_of_labels
 from panoseg.models.model import Model
 from panoseg.models.weights import load_card, load_weights
 from panoseg.panoptic.merge import QueryThresholds, merge_queries

@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.models import initial_weights
-from panoseg.models.config import config_from_json, to_json
+from panoseg.models.configs import config_from_json, to_json
 from panoseg.models.configs.photograph import DetectorConfig, MaskRcnnConfig
 from panoseg.models.initial_weights import coco_things, published_mask_rcnn, take_initial_weights
 from panoseg.models.network import build_network

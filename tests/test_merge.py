@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import ScoredMasks, merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from panoseg.cli import main
-from panoseg.models.config import CONFIGS, config_from_json, from_json
+from panoseg.models.configs import CONFIGS, config_from_json, from_json
 from panoseg.models.model import Model
 from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic

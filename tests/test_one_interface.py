@@ -28,7 +28,7 @@ from panoseg.maps.inputs import open_inputs
 from panoseg.maps.mapping import LocalWorkers, map_cube
 from panoseg.maps.options import MapOptions
 from panoseg.maps.predict import OpenJob
-from panoseg.models.config import CONFIGS
+from panoseg.models.configs import CONFIGS
 from panoseg.models.configs.base import NetworkConfig
 from panoseg.models.model import Model
 from panoseg.models.network import PLAIN, Network, build_network

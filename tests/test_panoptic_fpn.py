@@ -14,12 +14,11 @@ from torchvision.models import resnet18
 
 from panoseg.errors import ConfigError
 from panoseg.models import initial_weights
-from panoseg.models.config import config_from_json, fit_to_table, to_json
+from panoseg.models.configs import config_from_json, fit_to_table, to_json
 from panoseg.models.configs.photograph import PanopticFpnConfig
 from panoseg.models.initial_weights import take_initial_weights
-from panoseg.models.mask_rcnn import INSTANCE_LOSSES
+from panoseg.models.mask_rcnn import INSTANCE_LOSSES, SemanticHead
 from panoseg.models.network import build_network
-from panoseg.models.panoptic_fpn import SemanticHead
 from panoseg.models.photograph_network import (
     DEVIATION,
     MEAN,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.data.samples import CentreTargetsBatch
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import UConvLstmConfig
 from panoseg.models.losses import PapsLoss
 from panoseg.models.network import build_network

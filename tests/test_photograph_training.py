@@ -25,7 +25,7 @@ from panoseg.data.coco import CocoDataset
 from panoseg.data.photographs import mask_boxes
 from panoseg.data.scored_photographs import ScoredPhotographs
 from panoseg.errors import ConfigError
-from panoseg.models.config import fit_to_table
+from panoseg.models.configs import fit_to_table
 from panoseg.models.network import build_network
 from panoseg.models.outputs import DetectedObjects, PhotographOutput
 from panoseg.models.photograph_network import Labels

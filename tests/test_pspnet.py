@@ -15,12 +15,12 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from panoseg.errors import ConfigError
 from panoseg.models import initial_weights
-from panoseg.models.config import config_from_json, fit_to_table, to_json
+from panoseg.models.configs import config_from_json, fit_to_table, to_json
 from panoseg.models.configs.photograph import PspNetConfig
 from panoseg.models.initial_weights import take_initial_weights
 from panoseg.models.network import build_network
 from panoseg.models.photograph_network import Labels, dilated, residual_network
-from panoseg.models.pspnet import PyramidPooling
+from panoseg.models.two_models import PyramidPooling
 from photograph_networks import TABLE, photograph, pspnet
 
 LABELS = Labels.of(TABLE)

@@ -21,7 +21,7 @@ from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import (
     ConvRnnConfig,
     FpnConfig,

@@ -26,7 +26,7 @@ from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.data import AugmentationConfig
 from panoseg.data.loading import make_loader
 from panoseg.errors import ConfigError, OutputError, WeightsError
-from panoseg.models.config import from_json, to_json
+from panoseg.models.configs import from_json, to_json
 from panoseg.models.losses import PapsLoss
 from panoseg.models.network import Details, Network, build_network, initialise
 from panoseg.models.outputs import SemanticOutput

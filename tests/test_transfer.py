@@ -15,7 +15,7 @@ from panoseg.classes import PASTIS, ClassTable
 from panoseg.cli import main
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
-from panoseg.models.config import SEASON_CONFIGS
+from panoseg.models.configs import SEASON_CONFIGS
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.checkpoint import load_checkpoint

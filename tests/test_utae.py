@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from panoseg.errors import ConfigError
-from panoseg.models.config import config_from_json, to_json
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs import config_from_json, to_json
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
-from panoseg.models.frames import cut_frames
+from panoseg.models.layers import cut_frames
 from panoseg.models.losses import semantic_loss
 from panoseg.models.ltae import Ltae, positional_encoding
 from panoseg.models.network import build_network, initialise
@@ -248,7 +248,7 @@ def test_pieces_change_nothing(monkeypatch):
     model = small_model()
     with torch.no_grad():
         whole = model(images, days, valid).logits_BKHW
-        monkeypatch.setattr("panoseg.models.frames.CACHED_ELEMENTS", 2 * 8 * 16 * 16)
+        monkeypatch.setattr("panoseg.models.layers.CACHED_ELEMENTS", 2 * 8 * 16 * 16)
         assert [size for _, size in cut_frames(images, valid, width=8)] == [2, 1, 2, 2, 1]
         torch.testing.assert_close(model(images, days, valid).logits_BKHW, whole, rtol=0, atol=1e-5)
 

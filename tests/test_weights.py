@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, OutputError, WeightsError
-from panoseg.models.config import to_json
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs import to_json
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import ConvRnnConfig, UtaeConfig
 from panoseg.models.ltae import day_of_year
 from panoseg.models.network import build_network, initialise

@@ -12,7 +12,7 @@ import numpy as np
 from panoseg.data.pastis import PastisDataset
 from panoseg.data.s2tsczcrop import write_samples
 from panoseg.data.s2tsczcrop_files import CzechPatch
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.simulation.options import SimulationOptions
 from panoseg.simulation.write import write_pastis

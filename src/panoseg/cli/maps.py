@@ -73,7 +73,7 @@ def inspect(
         options: What the file does not say.
     """
     from panoseg.maps.inspect import describe_unusable, inspect_cube
-    from panoseg.models.configs.composites import FEWEST_BANDS
+    from panoseg.models.configs.parcels import FEWEST_BANDS
 
     try:
         found = inspect_cube(cube, options, FEWEST_BANDS)
@@ -172,7 +172,7 @@ def _refuse_early(cube: Path, weights: str | None, read: ReadOptions) -> None:
     """
     from panoseg.cube.check import read_dataset
     from panoseg.cube.open import open_cube, reading
-    from panoseg.models.config import config_from_json
+    from panoseg.models.configs import config_from_json
     from panoseg.models.weights_list import FOR_FEWER_BANDS, PACKAGE_FOLDER
 
     folder = PACKAGE_FOLDER / FOR_FEWER_BANDS if weights is None else Path(weights)

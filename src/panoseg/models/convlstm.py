@@ -21,7 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panoseg.models.configs.season import Cell, ConvRnnConfig, FpnConfig, UConvLstmConfig
-from panoseg.models.frames import (
+from panoseg.models.layers import (
+    ConvBlock,
+    DownPath,
+    UpPath,
     check_sides,
     cut_frames,
     encode_frames,
@@ -29,7 +32,6 @@ from panoseg.models.frames import (
     sum_by_sample,
     sum_of_frames,
 )
-from panoseg.models.layers import ConvBlock, DownPath, UpPath
 from panoseg.models.network import Backbone
 from panoseg.models.outputs import FeatureMaps
 

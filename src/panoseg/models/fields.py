@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoseg.data.samples import Batch
-from panoseg.models.configs.fields import FieldsConfig
+from panoseg.models.configs.parcels import FieldsConfig
 from panoseg.models.layers import ConvBlock
 from panoseg.models.network import (
     PLAIN,

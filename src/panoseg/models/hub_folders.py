@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panoseg.classes import ClassTable
+from panoseg.classes import ClassTable, table_of_labels
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.models.configs.hub import FAMILIES, HubNetworkConfig
 from panoseg.models.hub_networks import (
@@ -30,7 +30,6 @@ from panoseg.models.hub_networks import (
     library_json,
     quiet,
 )
-from panoseg.models.label_sets import table_of_labels
 from panoseg.models.network import allowed, counting_parameters
 from panoseg.text_files import read_json
 

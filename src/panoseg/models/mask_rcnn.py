@@ -1,10 +1,14 @@
-"""Mask R-CNN: objects of photographs, made of torchvision's parts.
+"""Mask R-CNN, objects of photographs, and Panoptic FPN, which adds a head for the class of pixels.
 
-A feature pyramid, proposals, and heads for class, box and mask. Lin et al. 2017, "Feature pyramid
-networks"; He et al. 2017, "Mask R-CNN" (1703.06870). Layers and entries are those of torchvision's
-``maskrcnn_resnet50_fpn``; its resizing is left out, since readers give images as they are wanted.
+Mask R-CNN is made of torchvision's parts: a feature pyramid, proposals, and heads for class, box
+and mask. Lin et al. 2017, "Feature pyramid networks"; He et al. 2017, "Mask R-CNN" (1703.06870).
+Layers and entries are those of torchvision's ``maskrcnn_resnet50_fpn``; its resizing is left out,
+since readers give images as they are wanted.
 
-Shape suffixes: N candidates, S side of a small mask.
+The semantic head of Panoptic FPN sums the maps of the feature pyramid, brought to stride 4.
+Kirillov et al. 2019, "Panoptic feature pyramid networks" (1901.02446), section 3.1 and figure 3.
+
+Shape suffixes: B images, N candidates, S side of a small mask, K classes, h w pixels at stride 4.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import backbone_utils, faster_rcnn, mask_rcnn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -23,7 +27,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from panoseg.models.configs.photograph import STAGE_WIDTHS, DetectorConfig, MaskRcnnConfig
+from panoseg.models.configs.photograph import (
+    STAGE_WIDTHS,
+    DetectorConfig,
+    MaskRcnnConfig,
+    PanopticFpnConfig,
+)
 from panoseg.models.network import Details
 from panoseg.models.outputs import DetectedObjects, PhotographLabels, PhotographOutput
 from panoseg.models.photograph_network import (
@@ -31,8 +40,11 @@ from panoseg.models.photograph_network import (
     detection_rows,
     group_norm,
     mean_losses,
+    reach,
     residual_network,
+    semantic_loss,
 )
+from panoseg.panoptic.merge import MergeThresholds
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height by width of the anchors."""
@@ -231,3 +243,121 @@ class MaskRcnn(PhotographNetwork):
     def details_of(self, outputs: Sequence[PhotographOutput]) -> Details:
         """Return the candidates."""
         return Details(detections=[detection_rows(output, self.labels) for output in outputs])
+
+
+class SemanticHead(nn.Module):
+    """Scores of the classes of pixels, at stride 4."""
+
+    stride = 4
+
+    def __init__(self, levels: int, pyramid_width: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(_way_up(steps, pyramid_width, width) for steps in range(levels))
+        self.scores = nn.Conv2d(width, classes, 1)
+        nn.init.normal_(self.scores.weight, std=0.01)
+        nn.init.constant_(self.scores.get_parameter("bias"), 0.0)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return scores B x K x h x w.
+
+        Args:
+            maps: The pyramid, finest first, each map half the size of the one before.
+        """
+        brought = [level(entry) for level, entry in zip(self.levels, maps, strict=True)]
+        scores_BKhw: Tensor = self.scores(torch.stack(brought).sum(0))
+        return scores_BKhw
+
+
+def _way_up(steps: int, pyramid_width: int, width: int) -> nn.Sequential:
+    """Return the layers from a level of the pyramid to stride 4.
+
+    They are ``steps`` times a convolution and twice the size, or one convolution.
+    """
+    layers: list[nn.Module] = []
+    for number in range(max(1, steps)):
+        convolution = nn.Conv2d(
+            pyramid_width if number == 0 else width, width, 3, padding=1, bias=False
+        )
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        layers += [convolution, group_norm(width), nn.ReLU(inplace=True)]
+        if steps:
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+    return nn.Sequential(*layers)
+
+
+class PanopticFpn(PhotographNetwork):
+    """Things as candidates, and pixels as stuff or, in one class, things."""
+
+    loss_names = ("loss", *INSTANCE_LOSSES, "semantic")
+    scope = "stuff"
+    finds_objects = True
+    config: PanopticFpnConfig
+
+    def __init__(self, config: PanopticFpnConfig) -> None:
+        super().__init__(config)
+        self.thresholds = MergeThresholds(
+            config.merge_score, config.merge_overlap, config.stuff_area
+        )
+        self.backbone = feature_pyramid(config)
+        self.rpn = proposal_network(config)
+        self.roi_heads = object_heads(config)
+        self.semantic_head = SemanticHead(
+            len(LEVELS), config.pyramid_width, config.semantic_width, 1 + config.stuff
+        )
+
+    def image_losses(
+        self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
+    ) -> dict[str, Tensor]:
+        """Return the losses of proposals, classes, boxes, masks and pixels, and their weighted sum.
+
+        Section 3.2.
+        """
+        batch = self.padded(images)
+        pyramid = self.backbone(batch.tensors)
+        maps_BKhw = self._scores(pyramid)
+        each = []
+        for index, entry in enumerate(labels):
+            instance = instance_losses(
+                self.rpn, self.roi_heads, *image_of(batch, pyramid, index), entry
+            )
+            each.append(
+                {
+                    **instance,
+                    "semantic": semantic_loss(maps_BKhw[index], self.semantic_head.stride, entry),
+                }
+            )
+        parts = mean_losses(each)
+        instances = torch.stack([parts[name] for name in INSTANCE_LOSSES]).sum()
+        total = (
+            self.config.instance_weight * instances
+            + self.config.semantic_weight * parts["semantic"]
+        )
+        return {"loss": total, **parts}
+
+    def padded_outputs(
+        self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]
+    ) -> list[PhotographOutput]:
+        """Objects and scores of pixels."""
+        pyramid = self.backbone(images.tensors)
+        maps_BKhw = self._scores(pyramid)
+        found = detect(self.rpn, self.roi_heads, images, pyramid, sizes_HW, self.config)
+        return [
+            PhotographOutput(
+                objects.size_HW,
+                objects,
+                maps_1Khw[None],
+                reach(image_HW, self.semantic_head.stride),
+            )
+            for objects, maps_1Khw, image_HW in zip(
+                found, maps_BKhw, images.image_sizes, strict=True
+            )
+        ]
+
+    def details_of(self, outputs: Sequence[PhotographOutput]) -> Details:
+        """Return segmentations, and the candidates before they are merged."""
+        rows = [detection_rows(output, self.labels) for output in outputs]
+        return Details([self.panoptic(output) for output in outputs], detections=rows)
+
+    def _scores(self, pyramid: Pyramid) -> Tensor:
+        scores_BKhw: Tensor = self.semantic_head([pyramid[level] for level in LEVELS])
+        return scores_BKhw.float()

@@ -19,7 +19,7 @@ from panoseg.classes import ClassTable
 from panoseg.data import PhotographConfig
 from panoseg.data.samples import Batch, Normalisation
 from panoseg.errors import ConfigError, CubeError
-from panoseg.models.config import check_tta
+from panoseg.models.configs import check_tta
 from panoseg.models.network import PLAIN, Network, PredictOptions
 from panoseg.models.weights import CARD, Weights, load_weights
 from panoseg.models.weights_list import PACKAGE_WEIGHTS

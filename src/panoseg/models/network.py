@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from panoseg.classes import ClassTable
 from panoseg.data.samples import Batch
 from panoseg.errors import ConfigError
-from panoseg.models.config import ModelConfig, fit_to_table
+from panoseg.models.configs import ModelConfig, fit_to_table
 from panoseg.models.configs.base import Answers, Inputs, SemanticLossConfig
 from panoseg.models.losses import SemanticLoss
 from panoseg.models.outputs import FeatureMaps, SemanticOutput

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from panoseg.classes import ClassTable
 from panoseg.data.samples import Batch
 from panoseg.models.configs.base import PapsLossConfig
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.layers import ConvLayer
 from panoseg.models.losses import PapsLoss
 from panoseg.models.network import (

@@ -19,8 +19,8 @@ from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, REFERENCE_DATE
-from panoseg.models.config import ModelConfig
-from panoseg.models.configs.paps import BackboneConfig, PapsConfig
+from panoseg.models.configs import ModelConfig
+from panoseg.models.configs.parcels import BackboneConfig, PapsConfig
 from panoseg.models.configs.season import (
     AttentionUnetConfig,
     ConvRnnConfig,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panoseg.models.configs.season import UNet3dConfig
-from panoseg.models.frames import check_sides
+from panoseg.models.layers import check_sides
 from panoseg.models.network import Backbone
 from panoseg.models.outputs import FeatureMaps
 

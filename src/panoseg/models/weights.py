@@ -21,7 +21,7 @@ from panoseg.data.seasons import parse_reference_date
 from panoseg.errors import ConfigError, OutputError, PanosegError, WeightsError
 from panoseg.files import atomic, write_json
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, REFERENCE_DATE
-from panoseg.models.config import ModelConfig, config_from_json, fit_to_table, to_json
+from panoseg.models.configs import ModelConfig, config_from_json, fit_to_table, to_json
 from panoseg.models.configs.base import Inputs
 from panoseg.models.hub_folders import (
     HubFolder,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from panoseg.data import DataConfig, PhotographConfig
 from panoseg.errors import ConfigError
-from panoseg.models.config import ModelConfig
+from panoseg.models.configs import ModelConfig
 from panoseg.models.configs.base import PapsLossConfig, SemanticLossConfig
 from panoseg.models.configs.season import UtaeConfig
 

@@ -23,7 +23,7 @@ from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.confusion import Region
 from panoseg.metrics.scores import Scores, nothing_true
-from panoseg.models.config import check_tta
+from panoseg.models.configs import check_tta
 from panoseg.models.hub_folders import is_hub_folder
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network

@@ -14,11 +14,9 @@ from typing import Any
 
 from panoseg.data import AugmentationConfig, DataConfig, PhotographConfig
 from panoseg.errors import ConfigError
-from panoseg.models.config import ModelConfig
+from panoseg.models.configs import ModelConfig
 from panoseg.models.configs.base import PapsLossConfig
-from panoseg.models.configs.composites import CompositesConfig
-from panoseg.models.configs.fields import FieldsConfig
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.parcels import CompositesConfig, FieldsConfig, PapsConfig
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.configs.season import (
     ConvRnnConfig,

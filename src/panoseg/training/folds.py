@@ -9,7 +9,7 @@ from panoseg.data.pastis import FOLDS
 from panoseg.data.places import Place, place_of, resolved
 from panoseg.errors import ConfigError
 from panoseg.files import new_folder, write_json
-from panoseg.models.config import from_json, to_json
+from panoseg.models.configs import from_json, to_json
 from panoseg.processes import hold_in_first_process, is_first_process
 from panoseg.text_files import read_json
 from panoseg.training import run

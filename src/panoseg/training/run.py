@@ -21,7 +21,7 @@ from panoseg.data.places import Place, resolved
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove, remove_unfinished, write_json
 from panoseg.metrics.scores import Scores, nothing_true, numbers_text
-from panoseg.models.config import from_json, to_json
+from panoseg.models.configs import from_json, to_json
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network, build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights

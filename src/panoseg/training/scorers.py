@@ -37,7 +37,7 @@ from panoseg.metrics.confusion import (
 )
 from panoseg.metrics.panoptic_quality import PanopticCounts, patch_counts, quality_of_counts
 from panoseg.metrics.scores import PanopticScores, Scores, SemanticScores
-from panoseg.models.config import ModelConfig
+from panoseg.models.configs import ModelConfig
 from panoseg.models.network import (
     Details,
     Network,

@@ -16,7 +16,7 @@ from panoseg.data.pastis_files import read_class_table
 from panoseg.data.places import Place
 from panoseg.data.samples import Normalisation, collate
 from panoseg.errors import ConfigError
-from panoseg.models.config import ModelConfig, facts_of
+from panoseg.models.configs import ModelConfig, facts_of
 from panoseg.training.config import TrainConfig
 
 if TYPE_CHECKING:

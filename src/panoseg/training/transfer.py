@@ -22,7 +22,7 @@ from panoseg.data.s2tsczcrop import train_normalisation
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import atomic, new_folder
-from panoseg.models.config import ModelConfig
+from panoseg.models.configs import ModelConfig
 from panoseg.models.configs.hub import HubNetworkConfig
 from panoseg.models.hub_networks import HubNetwork, rows_of_classes
 from panoseg.models.model import WEIGHTS

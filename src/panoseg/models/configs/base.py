@@ -35,7 +35,7 @@ Answers = Literal["panoptic", "semantic", "instances"]
 class NetworkConfig:
     """What every configuration of a network declares; the options are fields of the subclass.
 
-    Subclasses are frozen dataclasses. ``panoseg.models.config.CONFIGS`` lists them by name.
+    Subclasses are frozen dataclasses. ``panoseg.models.configs.CONFIGS`` lists them by name.
     """
 
     name: ClassVar[str]

@@ -233,7 +233,7 @@ class PanopticFpnConfig(DetectorConfig):
 
     name: ClassVar[str] = "panoptic_fpn"
     title: ClassVar[str] = "Panoptic FPN"
-    network: ClassVar[str] = "panoseg.models.panoptic_fpn:PanopticFpn"
+    network: ClassVar[str] = "panoseg.models.mask_rcnn:PanopticFpn"
     answers = "panoptic"
     scorer = "coco_panoptic"
 
@@ -291,7 +291,7 @@ class PspNetConfig(PhotographModelBase):
 
     name: ClassVar[str] = "pspnet"
     title: ClassVar[str] = "PSPNet"
-    network: ClassVar[str] = "panoseg.models.pspnet:PspNet"
+    network: ClassVar[str] = "panoseg.models.two_models:PspNet"
     answers = "semantic"
     scorer = "coco_pixels"
     stride: ClassVar[int] = 8
