@@ -19,7 +19,7 @@ from pathlib import Path
 
 from panoseg.models.configs import from_json
 from panoseg.models.network import build_network
-from panoseg.training.config import TrainConfig
+from panoseg.training import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 
 NAMES = [

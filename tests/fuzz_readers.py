@@ -50,6 +50,7 @@ from panoseg.models.hub_folders import read_hub_folder
 from panoseg.models.published import import_crop2seg, import_published
 from panoseg.models.weights import load_weights, save_weights
 from panoseg.register.parcels import read_crop_codes
+from panoseg.training import RunConfig, TrainConfig
 from panoseg.training.checkpoint import (
     LEADING,
     Progress,
@@ -58,9 +59,8 @@ from panoseg.training.checkpoint import (
     read_log,
     save_checkpoint,
 )
-from panoseg.training.config import RunConfig, TrainConfig
-from panoseg.training.fold_scores import read_test_scores
 from panoseg.training.run import read_run
+from panoseg.training.splits import read_test_scores
 from registers import field_register, write_inputs
 from small_coco import Scene, colours, encoded, ids, write_split
 from small_networks import AUTHORS_OPTIONS, authors_folder
@@ -393,7 +393,7 @@ READERS: dict[str, Reader] = {
         _write_checkpoint, load_checkpoint, ("training/checkpoint:load_checkpoint",)
     ),
     "log": Reader(_write_log, read_log, ("training/checkpoint:read_log",)),
-    "scores": Reader(_write_scores, read_test_scores, ("training/fold_scores:read_test_scores",)),
+    "scores": Reader(_write_scores, read_test_scores, ("training/splits:read_test_scores",)),
     "upload": Reader(
         _outlines("a.geojson"),
         inspect,

@@ -11,7 +11,7 @@ from typing import Any
 from panoseg.data import PhotographConfig
 from panoseg.simulation.options import PhotographOptions
 from panoseg.simulation.write_photographs import write_photographs
-from panoseg.training.config import OptimiserConfig, TrainConfig
+from panoseg.training import OptimiserConfig, TrainConfig
 from photograph_networks import mask_rcnn, panoptic_fpn, pspnet
 
 _DETECTOR = {

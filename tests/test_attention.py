@@ -21,9 +21,8 @@ from panoseg.models.outputs import SemanticOutput
 from panoseg.models.weights import load_weights, save_weights
 from panoseg.pictures.attention import draw_attention
 from panoseg.pictures.figures import BLUE, GREY
-from panoseg.training import attention
+from panoseg.training import TrainConfig, attention
 from panoseg.training.attention import attention_in, find_place, network_attention
-from panoseg.training.config import TrainConfig
 from panoseg.training.run import start
 from small_pastis import parcels
 from tiny_runs import PAPS, UTAE

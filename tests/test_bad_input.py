@@ -24,6 +24,7 @@ from panoseg.maps.options import MapOptions
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.published import read_options
 from panoseg.text_files import LARGEST_JSON, read_json
+from panoseg.training import OptimiserConfig, TrainConfig
 from panoseg.training.checkpoint import (
     Progress,
     RunLog,
@@ -33,7 +34,6 @@ from panoseg.training.checkpoint import (
     read_log,
     save_checkpoint,
 )
-from panoseg.training.config import OptimiserConfig, TrainConfig
 from panoseg.training.loop import make_fabric
 from tiny_runs import UTAE, write_tiny_dataset
 

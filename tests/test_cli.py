@@ -15,8 +15,8 @@ import torch
 from panoseg.cli import COMMANDS, main
 from panoseg.models.configs import to_json
 from panoseg.models.network import build_network
+from panoseg.training import RunConfig, TrainConfig
 from panoseg.training.checkpoint import Progress, random_state, save_checkpoint
-from panoseg.training.config import RunConfig, TrainConfig
 from tiny_runs import PAPS, UTAE, tiny_options, write_tiny_dataset
 
 _HEAVY = ("torch", "lightning", "xarray", "geopandas", "matplotlib", "scipy", "rasterio")

@@ -15,10 +15,9 @@ from panoseg.cli import main
 from panoseg.data.s2tsczcrop import train_normalisation
 from panoseg.errors import ConfigError
 from panoseg.models.weights import load_weights
+from panoseg.training import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.checkpoint import read_log
-from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
-from panoseg.training.folds import resume, start_all_folds
-from panoseg.training.run import start
+from panoseg.training.run import resume, start, start_all_folds
 from panoseg.training.splits import open_splits
 from small_s2tsczcrop import write_small_s2tsczcrop
 from tiny_runs import PAPS, UTAE, write_tiny_dataset

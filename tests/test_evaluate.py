@@ -26,8 +26,8 @@ from panoseg.pictures.comparison import (
 )
 from panoseg.pictures.figures import draw_curves
 from panoseg.simulation.write_photographs import write_photographs
+from panoseg.training import TrainConfig
 from panoseg.training.checkpoint import read_log
-from panoseg.training.config import TrainConfig
 from panoseg.training.run import start
 from photograph_networks import TABLE, panoptic_fpn
 from tiny_runs import PAPS, UTAE, write_tiny_dataset

@@ -21,12 +21,11 @@ from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.training import DataConfig, OptimiserConfig, PapsLossConfig, TrainConfig
 from panoseg.training.checkpoint import load_checkpoint
-from panoseg.training.config import DataConfig, OptimiserConfig, PapsLossConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
-from panoseg.training.fold_scores import FoldScores, mean_of_folds, read_test_scores
-from panoseg.training.folds import resume
-from panoseg.training.run import read_run, start
+from panoseg.training.run import read_run, resume, start
+from panoseg.training.splits import FoldScores, mean_of_folds, read_test_scores
 from tiny_runs import UTAE, tiny_options, write_tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("no_figures")

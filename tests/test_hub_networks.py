@@ -35,8 +35,8 @@ from panoseg.panoptic.merge import QueryThresholds, merge_queries
 from panoseg.simulation.options import SIMULATED_PHOTOGRAPHS
 from panoseg.training import run as runs
 from panoseg.training.checkpoint import load_checkpoint
-from panoseg.training.folds import resume
 from panoseg.training.loop import Training
+from panoseg.training.run import resume
 from panoseg.training.transfer import fine_tuning
 from photograph_networks import photograph
 from photograph_runs import simulate_photographs

@@ -11,7 +11,7 @@ import torch
 from panoseg.data.samples import CentreTargetsBatch
 from panoseg.models.losses import PapsLoss, centre_loss, focal_loss, semantic_loss, size_loss
 from panoseg.models.outputs import Candidates, MaskWindows, PapsOutput
-from panoseg.training.config import PapsLossConfig
+from panoseg.training import PapsLossConfig
 
 
 def test_semantic_loss_leaves_void_out():

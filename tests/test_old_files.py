@@ -25,7 +25,7 @@ from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo.options import PhotoOptions
 from panoseg.photo.segment import open_model
-from panoseg.training.config import TrainConfig
+from panoseg.training import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 from photograph_networks import photograph
 from photograph_runs import simulate_photographs

@@ -36,8 +36,8 @@ from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo.options import PhotoOptions
 from panoseg.photo.segment import open_model
+from panoseg.training import OptimiserConfig, TrainConfig
 from panoseg.training.checkpoint import read_log
-from panoseg.training.config import OptimiserConfig, TrainConfig
 from panoseg.training.evaluate import score_folder, show
 from panoseg.training.run import start
 from panoseg.training.scorers import SCORERS, scorer_of

@@ -14,7 +14,7 @@ from panoseg.data.pastis_files import own_bands, read_class_table
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.models.weights import load_weights
-from panoseg.training.config import TrainConfig
+from panoseg.training import TrainConfig
 from panoseg.training.run import start
 from small_pastis import write_small_pastis
 from tiny_runs import PAPS, UTAE

@@ -20,9 +20,8 @@ from panoseg.data.coco import CocoDataset
 from panoseg.models import weights_by_name
 from panoseg.models.weights import load_weights
 from panoseg.simulation.options import THINGS
-from panoseg.training import folds, transfer
+from panoseg.training import TrainConfig, transfer
 from panoseg.training import run as runs
-from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 from photograph_runs import PANOPTIC, simulate_photographs
 
@@ -133,14 +132,14 @@ def test_documented_trainings_are_accepted(monkeypatch):
 
     def start(name, train, *_, **__):
         started.append((name, train.steps))
-        return folds.FoldsResult(Path("RUN"), "")
+        return runs.FoldsResult(Path("RUN"), "")
 
     def resume(*_, **__):
         started.append(("resumed", 0))
-        return folds.FoldsResult(Path("RUN"), "")
+        return runs.FoldsResult(Path("RUN"), "")
 
     monkeypatch.setattr(runs, "start", start)
-    monkeypatch.setattr(folds, "resume", resume)
+    monkeypatch.setattr(runs, "resume", resume)
     # Networks of the hub are not at hand; test_hub_networks.py fine-tunes one.
     monkeypatch.setattr(weights_by_name, "locate", Path)
     monkeypatch.setattr(transfer, "fine_tuning", lambda source: TrainConfig())

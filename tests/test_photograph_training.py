@@ -31,12 +31,11 @@ from panoseg.models.outputs import DetectedObjects, PhotographOutput
 from panoseg.models.photograph_network import Labels
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.simulation.options import SIMULATED_PHOTOGRAPHS, SKY
+from panoseg.training import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.checkpoint import load_checkpoint, read_log
-from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
-from panoseg.training.folds import resume
 from panoseg.training.loop import LearningRateSchedule, make_optimiser
-from panoseg.training.run import start
+from panoseg.training.run import resume, start
 from panoseg.training.scorers import SCORERS
 from photograph_runs import INSTANCES, PANOPTIC, SEMANTIC, simulate_photographs
 from tiny_runs import UTAE

@@ -29,8 +29,8 @@ from panoseg.pictures.scores import (
     draw_semantic_classes,
     row_shares,
 )
+from panoseg.training import TrainConfig
 from panoseg.training.checkpoint import read_log
-from panoseg.training.config import TrainConfig
 from panoseg.training.loop import make_fabric
 from panoseg.training.run import start
 from panoseg.training.scorers import SCORERS

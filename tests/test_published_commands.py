@@ -13,7 +13,7 @@ import pytest
 
 from panoseg.cli import training
 from panoseg.cli.training import option_words
-from panoseg.training.config import TrainConfig
+from panoseg.training import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 
 TEXT = (Path(__file__).parents[1] / "docs" / "published.md").read_text(encoding="utf-8")

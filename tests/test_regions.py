@@ -16,7 +16,7 @@ from panoseg.metrics.confusion import REGIONS, PixelCounts, pixel_counts
 from panoseg.models.losses import SemanticLoss
 from panoseg.models.network import Backbone, Details
 from panoseg.models.outputs import SemanticOutput
-from panoseg.training.config import TrainConfig
+from panoseg.training import TrainConfig
 from panoseg.training.loop import make_fabric
 from panoseg.training.scorers import SCORERS
 from panoseg.training.splits import Split

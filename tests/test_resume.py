@@ -15,10 +15,9 @@ import torch
 from panoseg.cli import main
 from panoseg.data import AugmentationConfig
 from panoseg.errors import ConfigError, DatasetError
+from panoseg.training import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.checkpoint import load_checkpoint
-from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
-from panoseg.training.folds import resume
-from panoseg.training.run import longer, start
+from panoseg.training.run import longer, resume, start
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
 PANOPTIC = TrainConfig(

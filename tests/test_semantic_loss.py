@@ -18,7 +18,7 @@ from panoseg.errors import ConfigError
 from panoseg.metrics.confusion import class_boundaries
 from panoseg.models.losses import SemanticLoss
 from panoseg.models.outputs import SemanticOutput
-from panoseg.training.config import SemanticLossConfig
+from panoseg.training import SemanticLossConfig
 
 NO_VOID = ClassTable(
     "no void",

@@ -344,7 +344,7 @@ def test_training_on_shards_is_training_on_the_folder(folder, shards, tmp_path):
     one, two = (load_weights(tmp_path / name / "weights").state for name in ("folder", "shards"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert runs.read_run(tmp_path / "shards").data_folder == shards.as_uri()
-    runs.resume(tmp_path / "shards")  # finds them again
+    runs.resume_run(tmp_path / "shards")  # finds them again
     assert (
         main(
             [

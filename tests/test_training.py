@@ -32,6 +32,14 @@ from panoseg.models.network import Details, Network, build_network, initialise
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.paps import best_threshold, threshold_counts
 from panoseg.panoptic.panoptic import Panoptic
+from panoseg.training import (
+    DataConfig,
+    OptimiserConfig,
+    PapsLossConfig,
+    RunConfig,
+    SemanticLossConfig,
+    TrainConfig,
+)
 from panoseg.training.checkpoint import (
     Progress,
     RunLog,
@@ -42,14 +50,6 @@ from panoseg.training.checkpoint import (
     read_log,
     restore_random_state,
     save_checkpoint,
-)
-from panoseg.training.config import (
-    DataConfig,
-    OptimiserConfig,
-    PapsLossConfig,
-    RunConfig,
-    SemanticLossConfig,
-    TrainConfig,
 )
 from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.loop import Training, learning_rate, make_fabric, seed_all
@@ -103,7 +103,7 @@ class Bare:
         if name.split(".")[0] in ABSENT:
             raise ImportError(name)
 sys.meta_path.insert(0, Bare())
-for name in ("training.folds", "models.losses", "models.published", "metrics.panoptic_quality", "metrics.confusion"):
+for name in ("training.run", "models.losses", "models.published", "metrics.panoptic_quality", "metrics.confusion"):
     importlib.import_module("panoseg." + name)
 from pathlib import Path
 from panoseg.training.checkpoint import RunLog

@@ -18,10 +18,10 @@ from panoseg.errors import ConfigError, WeightsError
 from panoseg.models.configs import SEASON_CONFIGS
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.training import OptimiserConfig, TrainConfig
 from panoseg.training.checkpoint import load_checkpoint
-from panoseg.training.config import OptimiserConfig, TrainConfig
 from panoseg.training.loop import Training
-from panoseg.training.run import resume, start
+from panoseg.training.run import resume_run, start
 from panoseg.training.transfer import check_parts, classifier_entries, freeze, take_over
 from tiny_runs import PAPS, UTAE, tiny_options, write_tiny_dataset
 
@@ -425,7 +425,7 @@ def test_a_run_with_frozen_parts_resumes_to_the_same_end(data, origin, tmp_path,
         with pytest.raises(KeyboardInterrupt):
             start("tiny", config, data, 1, tmp_path / "stopped")
     assert load_checkpoint(tmp_path / "stopped" / "last.ckpt").progress.total_steps == 4
-    resume(tmp_path / "stopped")
+    resume_run(tmp_path / "stopped")
     (first, optimiser), (second, other) = states(tmp_path / "stopped"), states(tmp_path / "whole")
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert str(optimiser) == str(other)

@@ -6,7 +6,7 @@ import json
 
 from panoseg.cli import main
 from panoseg.simulation.write_photographs import write_photographs
-from panoseg.training.config import TrainConfig
+from panoseg.training import TrainConfig
 from panoseg.training.run import start
 from photograph_networks import panoptic_fpn
 

@@ -235,7 +235,7 @@ def train(
         data: Folder of a dataset in the layout of PASTIS, S2TSCzCrop or COCO, or URL of shards.
         out: Folder of the run; new or empty.
         fold: Which of the official splits.
-        options: Fields of ``panoseg.training.config.TrainConfig``, such as ``epochs``. ``model``
+        options: Fields of ``panoseg.training.TrainConfig``, such as ``epochs``. ``model``
             may be the folder of a network of the Hugging Face Hub, which is fine-tuned.
 
     Returns:
@@ -278,7 +278,7 @@ def test(
         fold: Score this official split; None for that of the training.
         every_patch: Score on all patches, none of which were seen in training.
         tta: Number of test-time augmentations, 1-8.
-        options: Fields of ``panoseg.training.config.TrainConfig`` that concern the machine:
+        options: Fields of ``panoseg.training.TrainConfig`` that concern the machine:
             ``batch_size``, ``precision``, ``accelerator``, ``workers``.
 
     Returns:
@@ -289,7 +289,7 @@ def test(
     """
     from panoseg.data.places import place_of
     from panoseg.models.weights_by_name import locate
-    from panoseg.training.config import TrainConfig
+    from panoseg.training import TrainConfig
     from panoseg.training.evaluate import score_folder
 
     return score_folder(

@@ -16,7 +16,7 @@ from panoseg.data.places import place_of
 from panoseg.errors import ConfigError, is_installed, missing
 from panoseg.files import waiting
 from panoseg.processes import is_first_process
-from panoseg.training.config import TrainConfig
+from panoseg.training import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
 
 if TYPE_CHECKING:
@@ -164,22 +164,21 @@ def train(arguments: Sequence[str]) -> None:
         resumed = tyro.cli(
             ResumeArguments, prog="panoseg train", args=arguments, config=(tyro.conf.DisallowNone,)
         )
-        from panoseg.training import folds
+        from panoseg.training.run import resume
 
         _note_missing_tensorboard()
         data = resumed.data and place_of(resumed.data)
         with waiting(resumed.wait):
-            result = folds.resume(resumed.resume, data, say, resumed.epochs)
+            result = resume(resumed.resume, data, say, resumed.epochs)
     else:
         parsed = _parse_experiment(name, arguments[1:])
-        from panoseg.training import folds
-        from panoseg.training.run import start
+        from panoseg.training.run import start, start_all_folds
 
         _note_missing_tensorboard()
         data, out = place_of(parsed.data), parsed.out
         with waiting(parsed.wait):
             if parsed.fold == "all":
-                result = folds.start_all_folds(name, parsed.train, data, out, say)
+                result = start_all_folds(name, parsed.train, data, out, say)
             else:
                 result = start(name, parsed.train, data, int(parsed.fold), out, report=say)
     if is_first_process():

@@ -43,9 +43,9 @@ from panoseg.maps.parcels import (
 from panoseg.maps.rasters import write_cog
 from panoseg.maps.read_parcels import left_out_notes
 from panoseg.maps.report import ReportContent, render_report, summarise
-from panoseg.models.stac_model import bands_of, classifications, describe_model
 from panoseg.models.weights import Weights
 from panoseg.panoptic.panoptic import Segments
+from panoseg.training.publish import bands_of, classifications, describe_model
 
 SHIPPED_NOTE = (
     "No weights were given, so the map was made with the weights in the package, which were trained"

@@ -19,7 +19,7 @@ from panoseg.errors import ConfigError
 from panoseg.models.network import Network
 from panoseg.pictures.attention import Place, draw_attention
 from panoseg.pictures.figures import check_picture
-from panoseg.training.config import TrainConfig
+from panoseg.training import TrainConfig
 from panoseg.training.evaluate import ShowResult, find_weights, reading_words, scored_split
 from panoseg.training.loop import make_fabric
 

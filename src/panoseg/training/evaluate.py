@@ -32,11 +32,18 @@ from panoseg.pictures.comparison import DRAW, Comparison
 from panoseg.pictures.figures import check_picture
 from panoseg.pictures.scores import draw_scores
 from panoseg.processes import hold_in_first_process
-from panoseg.training.config import TrainConfig
-from panoseg.training.fold_scores import METRICS, TABLE, read_test_scores, write_mean
+from panoseg.training import TrainConfig
 from panoseg.training.loop import LAST, make_fabric
 from panoseg.training.scorers import PLAIN, ScoreOptions, scorer_of
-from panoseg.training.splits import Split, check_inputs, unannotated_note
+from panoseg.training.splits import (
+    METRICS,
+    TABLE,
+    Split,
+    check_inputs,
+    read_test_scores,
+    unannotated_note,
+    write_mean,
+)
 from panoseg.training.transfer import (
     holds_one_fold,
     is_published,

@@ -27,7 +27,7 @@ from panoseg.models.configs.season import (
     UtaeConfig,
     WtaeConfig,
 )
-from panoseg.training.config import OptimiserConfig, TrainConfig
+from panoseg.training import OptimiserConfig, TrainConfig
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from panoseg.errors import ConfigError
 from panoseg.metrics.scores import numbers_text
 from panoseg.models.network import Network
 from panoseg.progress import track
+from panoseg.training import OptimiserConfig, TrainConfig
 from panoseg.training.checkpoint import (
     Progress,
     RunLog,
@@ -36,7 +37,6 @@ from panoseg.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from panoseg.training.config import OptimiserConfig, TrainConfig
 from panoseg.training.scorers import evaluation_batches, scorer_of, sum_over_processes
 from panoseg.training.splits import Split
 from panoseg.training.transfer import freeze

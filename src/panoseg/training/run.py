@@ -1,4 +1,4 @@
-"""A run's folder: from an experiment to weights and scores.
+"""A run's folder: from an experiment to weights and scores, for one fold or for all five.
 
 config.json     every option with its value, the data and the fold
 log.csv         losses and validation scores; tensorboard/ holds the same
@@ -7,6 +7,9 @@ last.ckpt       the last checkpoint, from which the run continues
 weights/        the best weights so far
 metrics.json    scores on the test fold, once training is done; metrics.md is its table
 pictures/       curves, scores by class, and predictions next to the truth
+
+A run of all folds has the folders fold_1 .. fold_5, its plan in folds.json, and the mean of the
+scores.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoseg.data.coco import check_learnable
-from panoseg.data.places import Place, resolved
+from panoseg.data.pastis import FOLDS
+from panoseg.data.places import Place, place_of, resolved
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove, remove_unfinished, write_json
 from panoseg.metrics.scores import Scores, nothing_true, numbers_text
@@ -30,16 +34,24 @@ from panoseg.pictures.figures import draw_curves
 from panoseg.pictures.scores import draw_scores
 from panoseg.processes import hold_in_first_process, is_first_process
 from panoseg.text_files import read_json
+from panoseg.training import RunConfig, TrainConfig
 from panoseg.training.checkpoint import Progress, read_log
-from panoseg.training.config import RunConfig, TrainConfig
 from panoseg.training.evaluate import PICTURES, draw_predictions, score, write_scores
-from panoseg.training.fold_scores import METRICS, TABLE
 from panoseg.training.loop import LAST, Report, Training, make_fabric, seed_all
-from panoseg.training.splits import Splits, open_splits, unannotated_note
+from panoseg.training.splits import (
+    METRICS,
+    TABLE,
+    Splits,
+    open_splits,
+    read_test_scores,
+    unannotated_note,
+    write_mean,
+)
 from panoseg.training.transfer import check_parts, take_over, weights_of_fold
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
 
 CONFIG, START = "config.json", "start.json"
 
@@ -117,14 +129,14 @@ def _empty(folder: Path) -> None:
             remove(entry)
 
 
-def resume(
+def resume_run(
     folder: Path,
     data: Place | None = None,
     fabric: Fabric | None = None,
     report: Report = lambda line: None,
     epochs: int | None = None,
 ) -> RunResult:
-    """Continue a run from its last checkpoint.
+    """Continue a run of one fold from its last checkpoint.
 
     Args:
         folder: Of the run.
@@ -143,7 +155,7 @@ def resume(
 def _continue(
     folder: Path, data: Place | None, fabric: Fabric | None, report: Report, epochs: int | None
 ) -> RunResult:
-    """Continue a held run; arguments as in ``resume``."""
+    """Continue a held run; arguments as in ``resume_run``."""
     run = read_run(folder)
     run = replace(run, data_folder=resolved(data)) if data else run
     planned = run.train.epochs
@@ -359,3 +371,108 @@ def _continuing(progress: Progress, epochs: int) -> str:
     if progress.epoch == epochs:
         return f"trained to the end of epoch {epochs} before: the best weights are scored again"
     return f"continues in epoch {progress.epoch + 1} of {epochs}, after step {progress.total_steps}"
+
+
+PLAN = "folds.json"
+
+
+@dataclass(frozen=True)
+class FoldsResult:
+    """The runs of all folds, finished."""
+
+    folder: Path
+    """Their folder, with fold_1 .. fold_5."""
+    mean: str
+    """Tables of the scores of each fold, and of their mean."""
+
+    def table(self) -> str:
+        """Return the tables."""
+        return self.mean
+
+    def text(self) -> str:
+        """Return the tables."""
+        return self.mean
+
+
+def start_all_folds(
+    experiment: str,
+    train: TrainConfig,
+    data: Place,
+    folder: Path,
+    report: Report = lambda line: None,
+) -> FoldsResult:
+    """Train the five folds one after the other, and write the table of their scores.
+
+    The runs are ``folder``/fold_1 .. fold_5; arguments as in ``start``.
+    """
+    train = with_absolute_paths(train)
+    for fold in FOLDS:
+        open_splits(data, fold, train)
+    with hold_in_first_process(folder):
+        if is_first_process():
+            plan = {
+                "experiment": experiment,
+                "data_folder": resolved(data),
+                "train": to_json(train),
+            }
+            write_json(new_folder(folder) / PLAN, plan)
+        return _train_missing_folds(experiment, train, data, folder, report)
+
+
+def resume(
+    folder: Path,
+    data: Place | None = None,
+    report: Report = lambda line: None,
+    epochs: int | None = None,
+) -> RunResult | FoldsResult:
+    """Continue a run of one fold, or of all five, where it stopped.
+
+    Arguments as in ``resume_run``.
+    """
+    if not (folder / PLAN).exists():
+        return resume_run(folder, data, report=report, epochs=epochs)
+    with hold_in_first_process(folder):
+        return _resume_folds(folder, data, report, epochs)
+
+
+def _resume_folds(
+    folder: Path, data: Place | None, report: Report, epochs: int | None
+) -> FoldsResult:
+    """Continue the held run of all folds; arguments as in ``resume_run``."""
+    try:
+        plan = read_json(folder / PLAN)
+        train = from_json(TrainConfig, plan["train"])
+        experiment, data = plan["experiment"], data or place_of(plan["data_folder"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / PLAN} is damaged ({error}). It is the plan of a run of all folds: start a"
+            " new run."
+        ) from error
+    if epochs is not None:
+        train = longer(train, epochs)
+        if is_first_process():
+            write_json(folder / PLAN, {**plan, "train": to_json(train)})
+    return _train_missing_folds(experiment, train, data, folder, report)
+
+
+def _train_missing_folds(
+    experiment: str, train: TrainConfig, data: Place, folder: Path, report: Report
+) -> FoldsResult:
+    fabric = make_fabric(train)
+    for fold in FOLDS:
+        of_fold = folder / f"fold_{fold}"
+        begun = (of_fold / CONFIG).exists()
+        more = begun and read_run(of_fold).train.epochs < train.epochs
+        if (of_fold / METRICS).exists() and not more:
+            continue
+        if begun:
+            epochs = train.epochs if more else None
+            result = resume_run(of_fold, data, fabric, report, epochs)
+        else:
+            result = start(experiment, train, data, fold, of_fold, fabric, report)
+        if fabric.is_global_zero:
+            report(result.text())
+    if not fabric.is_global_zero:
+        return FoldsResult(folder, "")
+    scores = {fold: read_test_scores(folder / f"fold_{fold}") for fold in FOLDS}
+    return FoldsResult(folder, write_mean(folder, scores))

@@ -29,7 +29,7 @@ from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network, build_network
 from panoseg.models.published import import_crop2seg, import_published, read_options
 from panoseg.models.weights import CARD, Weights, load_card, load_weights, save_weights
-from panoseg.training.config import OptimiserConfig, TrainConfig
+from panoseg.training import OptimiserConfig, TrainConfig
 
 
 def weights_of_fold(folder: Path, fold: int) -> Weights:
