@@ -115,8 +115,7 @@ def dask_setup(worker: Any) -> None:
 
 def map_here(cube: str, weights: str | None, out: str, views: int, dask: str | None) -> None:
     """Make the map in this process; prints what it took as JSON."""
-    from panoseg.maps import mapping
-    from panoseg.maps.options import MapOptions, RunOptions
+    from panoseg.maps import MapOptions, RunOptions, mapping
 
     if dask is None:
         note_work(Path(out).parent / "work-0.jsonl")

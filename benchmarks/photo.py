@@ -28,7 +28,7 @@ from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig,
 from panoseg.models.model import Model
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, save_weights
-from panoseg.photo.options import PhotoOptions
+from panoseg.photo import PhotoOptions
 from panoseg.photo.segment import Source, open_model, segment_photographs
 
 THINGS, STUFF = 80, 53

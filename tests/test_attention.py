@@ -19,7 +19,7 @@ from panoseg.models.configs import SEASON_CONFIGS
 from panoseg.models.network import Network, build_network
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.weights import load_weights, save_weights
-from panoseg.pictures.attention import draw_attention
+from panoseg.pictures.comparison import draw_attention
 from panoseg.pictures.figures import BLUE, GREY
 from panoseg.training import TrainConfig, attention
 from panoseg.training.attention import attention_in, find_place, network_attention
@@ -248,7 +248,7 @@ def figures(monkeypatch):
     """The figures that would be written."""
     found = []
     monkeypatch.setattr(
-        "panoseg.pictures.attention.save_figure", lambda figure, path: found.append(figure)
+        "panoseg.pictures.comparison.save_figure", lambda figure, path: found.append(figure)
     )
     return found
 

@@ -20,7 +20,7 @@ from panoseg.data.pastis import fold_normalisation
 from panoseg.errors import ConfigError, CubeError, DatasetError, PanosegError, WeightsError
 from panoseg.imagery.scenes import read_scenes
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.maps.options import MapOptions
+from panoseg.maps import MapOptions
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.published import read_options
 from panoseg.text_files import LARGEST_JSON, read_json

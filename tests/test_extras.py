@@ -15,8 +15,8 @@ from panoseg import errors as extras
 from panoseg.app.database import Database
 from panoseg.cli import main
 from panoseg.errors import ConfigError, is_installed, require
+from panoseg.maps import RunOptions
 from panoseg.maps.mapping import workers_for
-from panoseg.maps.options import RunOptions
 from panoseg.training import run as runs
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]

@@ -17,9 +17,9 @@ from panoseg.cube.season import Window, read_window
 from panoseg.data.samples import Batch
 from panoseg.errors import ConfigError, CubeError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.maps import MapOptions
 from panoseg.maps.inputs import open_inputs
 from panoseg.maps.mapping import map_cube
-from panoseg.maps.options import MapOptions
 from panoseg.models.configs import config_from_json, to_json
 from panoseg.models.configs.parcels import CompositesConfig, FieldsConfig
 from panoseg.models.fields import BELOW, DISTANCE, RIGHT, FieldTargets, _best_iou, _turn_back

@@ -29,9 +29,9 @@ from cubes import LEFT, TOP, make_cube
 from mapping_weights import tiny_weights
 from panoseg.cli import main
 from panoseg.errors import PanosegError
+from panoseg.maps import MapOptions
 from panoseg.maps.compare import compare_files
 from panoseg.maps.mapping import map_cube
-from panoseg.maps.options import MapOptions
 from panoseg.models.weights import save_weights
 
 SQUARES = [box(LEFT + 100 * i, TOP - 100, LEFT + 100 * i + 90, TOP - 10) for i in range(3)]

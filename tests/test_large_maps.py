@@ -42,11 +42,20 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.season import Window, windows_over
 from panoseg.errors import ConfigError, CubeError, OutputError
-from panoseg.maps import cluster, inputs, mapping, outputs, predict, rasters, tasks
+from panoseg.maps import (
+    MapOptions,
+    RunOptions,
+    cluster,
+    inputs,
+    mapping,
+    outputs,
+    predict,
+    rasters,
+    tasks,
+)
 from panoseg.maps import outlines as sheets
 from panoseg.maps.assemble import assemble, regions
 from panoseg.maps.mapping import LocalWorkers, map_cube
-from panoseg.maps.options import MapOptions, RunOptions
 from panoseg.maps.outlines import OutlineFiles, Sheet, SheetOutlines, rasterise, read_sheets
 from panoseg.maps.outputs import map_item
 from panoseg.maps.parcels import read_geoparquet

@@ -28,10 +28,9 @@ from panoseg.cli import main
 from panoseg.cube.season import Window
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.maps import mapping, outputs, predict
+from panoseg.maps import MapOptions, mapping, outputs, predict
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.mapping import map_cube
-from panoseg.maps.options import MapOptions
 from panoseg.maps.outlines import rasterise
 from panoseg.maps.outputs import SHIPPED_NOTE
 from panoseg.maps.windows import UNFINISHED, plan_blocks
@@ -451,7 +450,7 @@ def test_a_killed_map_continues(tmp_path, weights):
     out = tmp_path / "map"
     code = (
         "import sys, time\nfrom panoseg.maps import predict\nfrom panoseg.maps.mapping import"
-        " map_cube\nfrom panoseg.maps.options import MapOptions\npredict.BLOCK_SIDE = 32\noriginal"
+        " map_cube\nfrom panoseg.maps import MapOptions\npredict.BLOCK_SIDE = 32\noriginal"
         " = predict.Model.batch\ndef slow(self, *arguments):\n    time.sleep(0.2)\n    return"
         " original(self, *arguments)\npredict.Model.batch = slow\nmap_cube(sys.argv[1],"
         " sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, tta=1, min_area_ha=0.03))\n"

@@ -24,9 +24,9 @@ from panoseg.app.requests import MapChoices
 from panoseg.cli import main
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.maps import MapOptions
 from panoseg.maps.inputs import open_inputs
 from panoseg.maps.mapping import LocalWorkers, map_cube
-from panoseg.maps.options import MapOptions
 from panoseg.maps.predict import OpenJob
 from panoseg.models.configs import CONFIGS
 from panoseg.models.configs.base import NetworkConfig
@@ -34,7 +34,7 @@ from panoseg.models.model import Model
 from panoseg.models.network import PLAIN, Network, build_network
 from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.photo.options import PhotoOptions
+from panoseg.photo import PhotoOptions
 from panoseg.photo.segment import open_model
 from panoseg.training import OptimiserConfig, TrainConfig
 from panoseg.training.checkpoint import read_log

@@ -24,10 +24,9 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cli import main
 from panoseg.errors import ConfigError, ParcelsError, RasterError
-from panoseg.maps import class_raster
+from panoseg.maps import RefineOptions, class_raster
 from panoseg.maps import refine as shares
 from panoseg.maps.class_raster import ClassRaster, read_class_raster
-from panoseg.maps.options import RefineOptions
 from panoseg.maps.outlines import affine_of, rasterise, to_map, to_pixels
 from panoseg.maps.parcels import write_geoparquet
 from panoseg.maps.rasters import NO_DATA_CLASS, write_class_raster

@@ -33,13 +33,12 @@ from panoseg.data.pastis import PastisDataset, compute_normalisation
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError, ParcelsError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.register import images
+from panoseg.register import DatasetOptions
+from panoseg.register import patches as images
 from panoseg.register.dataset import Sources, _blocks, write_dataset
-from panoseg.register.folds import assign_blocks, assign_folds
-from panoseg.register.images import ImageWriter, cut_into_pieces
-from panoseg.register.options import DatasetOptions
 from panoseg.register.parcels import CropCodes, read_crop_codes, read_register
-from panoseg.register.plan import ParcelGrid, PlannedPatch, _squares
+from panoseg.register.patches import ImageWriter, cut_into_pieces
+from panoseg.register.plan import ParcelGrid, PlannedPatch, _squares, assign_blocks, assign_folds
 from registers import CODES, CZECH_CODES, DATES, field_register, pixels, write_inputs
 from tiny_runs import tiny_options
 

@@ -24,9 +24,9 @@ from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cube.check import check_cube
 from panoseg.cube.season import Season, choose_season
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.maps import MapOptions
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.figures import clearest_date, ndvi_curve, svg_paths, true_colour
-from panoseg.maps.options import MapOptions
 from panoseg.maps.parcels import parcels_of
 from panoseg.maps.rasters import write_class_raster
 from panoseg.maps.report import (

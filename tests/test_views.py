@@ -11,7 +11,7 @@ import torch
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import ConfigError
-from panoseg.maps.options import MapOptions
+from panoseg.maps import MapOptions
 from panoseg.panoptic.merge import ScoredMasks
 from panoseg.panoptic.tta import (
     AUGMENTATIONS,

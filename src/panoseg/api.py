@@ -82,7 +82,7 @@ def map(
         declared_only: The truth covers part of the land; score inside of it alone.
         workers: Number of processes.
         fold: Which weights to take of published ones of several folds; None takes the first.
-        options: Fields of ``panoseg.maps.options.MapOptions``, such as ``year`` and ``tta``.
+        options: Fields of ``panoseg.maps.MapOptions``, such as ``year`` and ``tta``.
 
     Returns:
         The map: ``parcels`` (GeoDataFrame), ``segments``, ``classes``, ``report`` (path of the HTML
@@ -91,8 +91,8 @@ def map(
     Raises:
         PanosegError: The cube, the weights or an option is wrong, or ``out`` cannot be written.
     """
+    from panoseg.maps import MapOptions, RunOptions
     from panoseg.maps.mapping import map_cube
-    from panoseg.maps.options import MapOptions, RunOptions
 
     chosen = _options(MapOptions, options)
     folder = mkdtemp(prefix="panoseg-") if out is None else None

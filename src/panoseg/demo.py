@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from panoseg.files import new_folder
+from panoseg.maps import MapOptions
 from panoseg.maps.mapping import MapResult, map_cube
-from panoseg.maps.options import MapOptions
 from panoseg.models.model import find_weights
 from panoseg.models.weights import Weights, default_weights, load_weights
 from panoseg.simulation.cube import write_cube

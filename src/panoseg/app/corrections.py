@@ -34,8 +34,8 @@ from panoseg.classes import PASTIS
 from panoseg.errors import ConflictError, DatasetError, NotFoundError, ParcelsError
 from panoseg.files import atomic, write_text
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, read_geoparquet
+from panoseg.register import DatasetOptions
 from panoseg.register.dataset import Sources, write_dataset
-from panoseg.register.options import DatasetOptions
 
 FOLDER = "corrections"
 _STEPS = "steps.json"

@@ -16,7 +16,7 @@ from panoseg.app.settings import PACKAGE_WEIGHTS
 from panoseg.cube import ReadOptions
 from panoseg.errors import AppError, ConfigError
 from panoseg.imagery.sentinel2 import season_span
-from panoseg.maps.options import MapOptions
+from panoseg.maps import MapOptions
 
 if TYPE_CHECKING:
     from panoseg.imagery.area import Area

@@ -238,8 +238,8 @@ def outline_of(folder: Path) -> Path:
 
 def _map(job: JobContext) -> None:
     from panoseg.imagery.area import read_area
+    from panoseg.maps import RunOptions
     from panoseg.maps.mapping import map_cube
-    from panoseg.maps.options import RunOptions
 
     source = job.map.source
     year = None if isinstance(source, CubeSource) else source.year
@@ -367,7 +367,7 @@ def _publish(job: JobContext) -> None:
 
 def _segment(job: JobContext) -> None:
     from panoseg.data.photograph_files import decode_photograph, read_bytes
-    from panoseg.photo.options import PhotoOptions
+    from panoseg.photo import PhotoOptions
     from panoseg.photo.segment import Source, open_model, segment_photographs
 
     _clear(job.folder / PHOTO)

@@ -14,7 +14,7 @@ from panoseg.cli.terminal import say
 from panoseg.cube import DEFAULT_CATALOGUE, CubeOptions, ReadOptions, ValueOptions
 from panoseg.errors import ConfigError
 from panoseg.imagery import VectorOptions
-from panoseg.register.options import DatasetOptions, FetchOptions, RegisterOptions
+from panoseg.register import DatasetOptions, FetchOptions, RegisterOptions
 from panoseg.simulation.options import PhotographOptions, SimulationOptions
 
 if TYPE_CHECKING:

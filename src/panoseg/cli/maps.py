@@ -14,7 +14,7 @@ from panoseg.cli.output import Output
 from panoseg.cube import AreaOptions, CubeOptions, ReadOptions
 from panoseg.errors import ConfigError, CubeError, require
 from panoseg.imagery import VectorOptions
-from panoseg.maps.options import MapOptions, RefineOptions, RunOptions
+from panoseg.maps import MapOptions, RefineOptions, RunOptions
 from panoseg.progress import json_lines, listening
 from panoseg.text_files import read_json
 

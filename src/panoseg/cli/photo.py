@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from panoseg.cli.output import Output
-from panoseg.photo.options import PhotoOptions
+from panoseg.photo import PhotoOptions
 
 _MAX_TABLES = 5
 

@@ -11,7 +11,7 @@ from typing import Any
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
 from panoseg.errors import ClusterError, OutputError
-from panoseg.maps.options import RunOptions
+from panoseg.maps import RunOptions
 from panoseg.maps.outlines import Sheet, SheetOutlines
 from panoseg.maps.predict import PredictionJob
 from panoseg.maps.tasks import JobPlugin, draw_packed_sheet, packed, predict_window

@@ -27,14 +27,16 @@ from panoseg.classes import plain_code
 from panoseg.errors import ConfigError, PanosegError, ParcelsError
 from panoseg.imagery import VectorOptions, of_two
 from panoseg.imagery.outlines import too_many_overlaps
-from panoseg.maps.overlap import Overlap, system_in_metres, without_unsure
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 from panoseg.maps.read_parcels import (
+    Overlap,
     check_place,
     left_out_notes,
     read_parcels,
     read_truth,
+    system_in_metres,
     valid_outlines,
+    without_unsure,
 )
 from panoseg.text_files import json_of, listed, read_text, reason_of
 

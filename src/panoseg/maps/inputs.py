@@ -22,7 +22,7 @@ from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import Season, choose_season
 from panoseg.errors import ConfigError, MissingBandsError
 from panoseg.imagery.sentinel2 import PIXEL_M
-from panoseg.maps.options import MapOptions
+from panoseg.maps import MapOptions
 from panoseg.maps.outlines import to_map
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 from panoseg.maps.predict import PredictionJob, check_card, inside

@@ -27,10 +27,10 @@ from panoseg.errors import ConfigError, PanosegError, require
 from panoseg.files import hold_folder, new_folder, output_error, remove
 from panoseg.imagery.area import read_area
 from panoseg.imagery.sentinel2 import season_span
+from panoseg.maps import MapOptions, RunOptions
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
 from panoseg.maps.inputs import GivenWeights, open_inputs
-from panoseg.maps.options import MapOptions, RunOptions
 from panoseg.maps.outlines import (
     OutlineFiles,
     Sheet,

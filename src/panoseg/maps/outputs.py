@@ -27,10 +27,10 @@ from panoseg.cube.folder import notes_of
 from panoseg.cube.metadata import report_of
 from panoseg.cube.season import Season
 from panoseg.files import output_error, remove, write_json, write_text
+from panoseg.maps import MapOptions
 from panoseg.maps.assemble import Assembled
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.inputs import MapInputs
-from panoseg.maps.options import MapOptions
 from panoseg.maps.outlines import OutlineFiles, to_map
 from panoseg.maps.parcels import (
     parcel_table,

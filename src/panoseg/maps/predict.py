@@ -21,7 +21,7 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import Window, read_window
 from panoseg.errors import WeightsError
-from panoseg.maps.options import MapOptions
+from panoseg.maps import MapOptions
 from panoseg.maps.windows import Block, FinishedWindow, plan_blocks, to_bytes
 from panoseg.models.model import Model, find_device
 from panoseg.models.weights import Weights, WeightsCard

@@ -22,9 +22,9 @@ import panoseg
 from panoseg.errors import ConfigError, OutputError, ParcelsError
 from panoseg.files import new_folder
 from panoseg.imagery import VectorOptions
+from panoseg.maps import RefineOptions
 from panoseg.maps.assemble import regions
 from panoseg.maps.class_raster import ClassRaster, read_class_raster, read_confidence
-from panoseg.maps.options import RefineOptions
 from panoseg.maps.outlines import polygonise, rasterise, shared_areas, to_pixels, trace
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, crop_columns, write_geoparquet
 from panoseg.maps.rasters import NO_DATA_CLASS, write_class_raster

@@ -21,6 +21,7 @@ import panoseg
 from panoseg.cube.open import reading
 from panoseg.cube.season import Season
 from panoseg.imagery.sentinel2 import PIXEL_M
+from panoseg.maps import MapOptions
 from panoseg.maps.compare import Comparison
 from panoseg.maps.figures import (
     TEMPLATES,
@@ -31,7 +32,6 @@ from panoseg.maps.figures import (
     svg_paths,
     true_colour,
 )
-from panoseg.maps.options import MapOptions
 from panoseg.maps.rasters import background_class
 from panoseg.models.weights import WeightsCard
 

@@ -32,7 +32,7 @@ from panoseg.files import (
     signature,
     write_json,
 )
-from panoseg.maps.options import MapOptions
+from panoseg.maps import MapOptions
 from panoseg.models.weights import Weights
 from panoseg.panoptic.join import Tile
 from panoseg.panoptic.panoptic import Segments

@@ -35,7 +35,7 @@ from panoseg.models.weights import load_card
 from panoseg.models.weights_by_name import origin_of
 from panoseg.panoptic.draw import overlay
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.photo.options import PhotoOptions
+from panoseg.photo import PhotoOptions
 from panoseg.progress import track
 
 if TYPE_CHECKING:

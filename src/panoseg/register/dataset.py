@@ -31,10 +31,7 @@ from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.outlines import to_map
 from panoseg.maps.read_parcels import read_truth
 from panoseg.progress import track
-from panoseg.register.folds import assign_blocks, assign_folds, main_folds, too_few_blocks_error
-from panoseg.register.images import ImageWriter, cut_into_pieces, open_season, read_unseen
-from panoseg.register.layouts import LAYOUTS, FinishedPatch, LayoutName, WrittenLayout
-from panoseg.register.options import DatasetOptions, FetchOptions
+from panoseg.register import DatasetOptions, FetchOptions
 from panoseg.register.parcels import (
     CropCodes,
     Register,
@@ -44,7 +41,28 @@ from panoseg.register.parcels import (
     read_register,
     void_of,
 )
-from panoseg.register.plan import ParcelGrid, Plan, PlannedPatch, moved, pixel_box, plan_patches
+from panoseg.register.patches import (
+    LAYOUTS,
+    FinishedPatch,
+    ImageWriter,
+    LayoutName,
+    WrittenLayout,
+    cut_into_pieces,
+    open_season,
+    read_unseen,
+)
+from panoseg.register.plan import (
+    ParcelGrid,
+    Plan,
+    PlannedPatch,
+    assign_blocks,
+    assign_folds,
+    main_folds,
+    moved,
+    pixel_box,
+    plan_patches,
+    too_few_blocks_error,
+)
 from panoseg.register.report import LabelCounts, Report, report_of
 
 REPORT_FILE = "report.json"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from panoseg.register.layouts import FinishedPatch, WrittenLayout
 from panoseg.register.parcels import Findings, Register
+from panoseg.register.patches import FinishedPatch, WrittenLayout
 from panoseg.register.plan import Plan
 
 
