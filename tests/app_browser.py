@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,16 @@ _CONTRAST = """() => {
     if (ratio < (large ? 3 : 4.5)) poor.push(`${e.textContent.trim().slice(0, 40)}: ${ratio.toFixed(2)}`);
   }
   return poor;
+}"""
+_SETTLED = """() => {
+  const still = [...document.querySelectorAll(".leaflet-container")].every((element) => {
+    const map = getElement(Number(element.id.slice(1)))?.map;
+    return map && !map._animatingZoom && !map._flyToFrame && !map._panAnim?._inProgress;
+  });
+  const drawn = [...document.querySelectorAll("img.leaflet-tile")].every(
+    (tile) => tile.classList.contains("leaflet-tile-loaded") && ["", "1"].includes(tile.style.opacity));
+  const moves = (one) => one.playState === "running" && one.effect.getComputedTiming().endTime !== Infinity;
+  return still && drawn && !document.getAnimations().some(moves);
 }"""
 _NAMELESS = """() => {
   const kinds = ["button", "a", "input", "[role=slider]", "[role=combobox]", "[tabindex='0']"].map((kind) => `main ${kind}`);
@@ -181,7 +191,7 @@ class Watched:
     def goto(self, path: str) -> None:
         """Open a page of the server and wait until it is alive."""
         self.page.goto(self.address + path)
-        self.page.wait_for_function("window.socket && window.socket.connected")
+        self.page.wait_for_function("window.did_handshake")
 
     def wait_for_job(self, folder: Path, wait: Callable[..., object], sign: str) -> None:
         """Wait for what a job brings to the page, by one of the page's own ways, for as long as the
@@ -205,11 +215,24 @@ class Watched:
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
     def settle(self) -> None:
-        """Wait until every tile is there and has faded in."""
-        self.page.wait_for_function(
-            "!document.querySelector('img.leaflet-tile:not(.leaflet-tile-loaded)')"
-        )
-        self.page.wait_for_timeout(700)
+        """Wait until maps stand still, every tile is there, and nothing fades or moves."""
+        self.page.wait_for_function(_SETTLED)
+
+    def draw(self, places: Iterable[tuple[float, float]]) -> None:
+        """Click places on the screen while something is drawn, the last one twice.
+
+        The map ignores a click for 50 ms after the one before it: a timer that is set later and
+        waits longer is the sign that this has passed.
+        """
+        self.page.wait_for_selector(".leaflet-draw-tooltip", state="attached")
+        for drawn, place in enumerate(places, 1):
+            self.page.mouse.click(*place)
+            self.page.wait_for_function(
+                """(drawn) => !document.querySelector(".leaflet-draw-tooltip")
+                  || document.querySelectorAll(".leaflet-editing-icon").length >= drawn""",
+                arg=drawn,
+            )
+            self.page.evaluate("() => new Promise((done) => setTimeout(done, 100))")
 
     def check(self) -> None:
         """Text stands out from its ground, everything that can be pressed has a name, nothing is

@@ -23,6 +23,9 @@ from panoseg.app.pages.result import result_page, shared_page
 from panoseg.app.pages.start import start_page
 from panoseg.app.service import Service
 
+_OPENING_S = 120
+"""Seconds in which the page of a map is made; a large map on a busy server takes long."""
+
 
 def add_pages(service: Service, user_of: UserOf) -> None:
     """Add all pages to the NiceGUI application, which ``nicegui.ui.run_with`` mounts.
@@ -36,7 +39,7 @@ def add_pages(service: Service, user_of: UserOf) -> None:
     for path, build_job in (("/jobs/{id_}", job_page), ("/jobs/{id_}/photo", photo_result_page)):
         _add_job_page(path, service, user_of, build_job)
 
-    @ui.page("/jobs/{id_}/map", response_timeout=30)
+    @ui.page("/jobs/{id_}/map", response_timeout=_OPENING_S)
     async def result(request: Request, id_: str) -> RedirectResponse | None:
         found = visit_or_sign_in(service, user_of, request)
         if not isinstance(found, Visit):
@@ -44,7 +47,7 @@ def add_pages(service: Service, user_of: UserOf) -> None:
         await result_page(found, id_)
         return None
 
-    @ui.page("/shared/{token}", response_timeout=30)
+    @ui.page("/shared/{token}", response_timeout=_OPENING_S)
     async def shared(token: str) -> None:
         await shared_page(service, token)
 

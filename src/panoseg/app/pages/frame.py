@@ -67,6 +67,8 @@ _SIGN_OUT = """async () => {
   location.href = "/sign-in";
 }"""
 _MIB = 1024**2
+BROWSER_S = 60.0
+"""Seconds in which a browser, perhaps a busy one, answers a question of a page."""
 DATABASE_AWAY = "The database of this server does not respond at the moment; try again soon."
 
 
@@ -196,7 +198,12 @@ def empty_state(title: str, text: str, *, alert: bool = False) -> ui.element:
 
 def heading(text: str, level: int = 2) -> ui.html:
     """Add a heading that screen readers recognise."""
-    return ui.html(f"<h{level}>{escape(text)}</h{level}>", sanitize=False)
+    return ui.html(heading_text(text, level), sanitize=False)
+
+
+def heading_text(text: str, level: int = 2) -> str:
+    """Return a heading as HTML."""
+    return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def file_drop(
@@ -328,7 +335,7 @@ def sign_in_page(to: str) -> None:
         async def send() -> None:
             body = json.dumps(json.dumps({"token": token.value})).replace("</", "<\\/")
             try:
-                error = await ui.run_javascript(_SEND.format(body=body), timeout=10)
+                error = await ui.run_javascript(_SEND.format(body=body), timeout=BROWSER_S)
             except TimeoutError:
                 error = "The server does not respond; try again."
             if error:

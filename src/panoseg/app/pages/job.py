@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -57,6 +58,8 @@ class JobPage:
         self._waits_for, self._title = "", ""
         self._lines: deque[ui.html] = deque()
         self._actions_state: State | None = None
+        # One update after the other: a slow one must not show what a later one has replaced.
+        self._updating = asyncio.Lock()
 
     def build(self) -> None:
         """Make the elements of the page."""
@@ -71,7 +74,9 @@ class JobPage:
                 )
                 self.left = ui.label().classes("quiet")
                 self.stages = ui.html("", sanitize=False)
-            self.actions = ui.element("div").classes("line")
+            with ui.element("div").classes("line"):
+                self.actions = ui.element("div").classes("line")
+                ui.button("Delete", on_click=self._ask_delete).props("flat color=negative")
             with ui.element("div").classes("stack-tight"):
                 heading("Log")
                 self.nothing = ui.label("Nothing yet.").classes("quiet")
@@ -89,6 +94,10 @@ class JobPage:
         self.timer = ui.timer(_RUNNING_S, self._refresh)
 
     async def _refresh(self) -> None:
+        async with self._updating:
+            await self._update()
+
+    async def _update(self) -> None:
         before = self.job.state
         try:
             self.job, new, self._waits_for = await in_thread(self._read)
@@ -182,7 +191,6 @@ class JobPage:
                 )
             if self.job.state not in ENDED:
                 ui.button("Cancel", on_click=with_error_messages(self._cancel)).props("outline")
-            ui.button("Delete", on_click=self._ask_delete).props("flat color=negative")
 
     async def _cancel(self) -> None:
         await in_thread(self.visit.service.cancel, self.visit.user, self.job.id)

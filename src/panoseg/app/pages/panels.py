@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from html import escape
 from typing import Any
 
@@ -34,6 +35,7 @@ from panoseg.app.pages.frame import (
     entered_text,
     file_drop,
     heading,
+    heading_text,
     hectares,
     in_thread,
     sentence,
@@ -57,6 +59,8 @@ class CorrectionsPanel:
         context: The result.
         layers: The map of the page.
         changed: Called after a correction with the new version of the map and the new parcel.
+        turn: Held while a click or an entry is carried out, so that each one finds what the one
+            before it has selected.
     """
 
     def __init__(
@@ -64,9 +68,10 @@ class CorrectionsPanel:
         context: ResultContext,
         layers: LayersBar,
         changed: Callable[[int, ParcelView | None], None],
+        turn: asyncio.Lock,
     ) -> None:
         self.context, self.layers, self.result = context, layers, context.result
-        self._changed = changed
+        self._changed, self.turn = changed, turn
         self.view: ParcelView | None = None
         self.merging = False  # whether the next click selects the neighbour
         self.everything = False  # whether the training data include uncorrected parcels
@@ -74,38 +79,45 @@ class CorrectionsPanel:
     def build(self) -> None:
         """Make the elements of the panel."""
         with ui.element("div").classes("stack"):
-            self._tools()
-            self._history()
-
-    @ui.refreshable_method
-    def _tools(self) -> None:
-        with ui.element("div").classes("stack").props('aria-live="polite"'):
-            if self.view is None:
-                empty_state(
+            with ui.element("div").classes("stack").props('aria-live="polite"'):
+                self.nothing = empty_state(
                     "Select a parcel",
                     "Click a parcel, or enter its number under Parcel; then change its crop, split"
                     " it, or merge it with a neighbour.",
                 )
-                return
-            view = self.view
-            with ui.element("div").classes("line"):
-                ui.element("span").classes("swatch").style(f"background: {view.colour}")
-                heading(f"Parcel {view.id}: {view.crop}")
-                ui.label(hectares(view.area_ha)).classes("quiet")
-            ui.select(
-                crops(self.result.classes),
-                value=view.crop,
-                label="Crop of the parcel",
-                on_change=with_error_messages(self._crop_selected),
-            ).props("outlined dense options-dense")
-            with ui.element("div").classes("line"):
-                ui.button("Split along a line", on_click=self._split).props("outline")
-                ui.button("Merge with a neighbour", on_click=self._merge).props("outline")
-            if self.merging:
-                ui.label("Click the neighbour on the map, or:").classes("quiet")
-                ui.input("Number of the neighbour").props("outlined dense autofocus").on(
-                    "change", with_error_messages(self._neighbour_entered)
-                )
+                with ui.element("div").classes("stack") as self.tools:
+                    self._tools()
+            self._history()
+        self._show()
+
+    def _tools(self) -> None:
+        """Make the tools once: one that is made anew under the mouse loses the click."""
+        with ui.element("div").classes("line"):
+            self.swatch = ui.element("span").classes("swatch")
+            self.title = heading("")
+            self.area = ui.label().classes("quiet")
+        self.crop = ui.select(
+            crops(self.result.classes), label="Crop of the parcel", on_change=self._crop_selected
+        ).props("outlined dense options-dense")
+        with ui.element("div").classes("line"):
+            ui.button("Split along a line", on_click=self._split).props("outline")
+            ui.button("Merge with a neighbour", on_click=self._merge).props("outline")
+        with ui.element("div").classes("stack") as self.neighbour:
+            ui.label("Click the neighbour on the map, or:").classes("quiet")
+            self.number = ui.input("Number of the neighbour").props("outlined dense")
+            self.number.on("change", with_error_messages(self._neighbour_entered))
+
+    def _show(self) -> None:
+        """Show the selected parcel, and the field for its neighbour while they are merged."""
+        view = self.view
+        self.nothing.set_visibility(view is None)
+        self.tools.set_visibility(view is not None)
+        self.neighbour.set_visibility(self.merging)
+        if view is not None:
+            self.swatch.style(replace=f"background: {view.colour}")
+            self.title.set_content(heading_text(f"Parcel {view.id}: {view.crop}"))
+            self.area.set_text(hectares(view.area_ha))
+            self.crop.set_value(view.crop)
 
     @ui.refreshable_method
     def _history(self) -> None:
@@ -134,12 +146,12 @@ class CorrectionsPanel:
     def choose(self, view: ParcelView | None) -> None:
         """Select another parcel, or none."""
         self.view, self.merging = view, False
-        self._tools.refresh()
+        self._show()
 
     async def merge(self, neighbour: ParcelView) -> None:
         """Merge the selected parcel with a neighbour."""
         self.merging = False
-        self._tools.refresh()
+        self._show()
         if self.view is not None:
             await self._done(
                 await in_thread(merge_parcels, self.result, self.view.id, neighbour.id)
@@ -147,17 +159,24 @@ class CorrectionsPanel:
 
     async def _neighbour_entered(self, event: GenericEventArguments) -> None:
         number = entered_text(event)
-        if number:
-            await self.merge(await in_thread(parcel_of, self.result, number))
+        async with self.turn:
+            if number:
+                await self.merge(await in_thread(parcel_of, self.result, number))
 
     async def drawn(self, line: list[tuple[float, float]]) -> None:
         """Split the selected parcel along a line of longitudes and latitudes."""
         if self.view is not None:
             await self._done(await in_thread(split_parcel, self.result, self.view.id, line))
 
-    async def _crop_selected(self, event: ValueChangeEventArguments[str]) -> None:
-        if self.view is not None and event.value != self.view.crop:
-            await self._done(await in_thread(change_crop, self.result, self.view.id, event.value))
+    def _crop_selected(self, event: ValueChangeEventArguments[str]) -> Awaitable[None] | None:
+        # Showing another parcel selects its crop, too; that is no change.
+        if self.view is None or event.value == self.view.crop:
+            return None
+        return with_error_messages(self._change_crop)(self.view.id, event.value)
+
+    async def _change_crop(self, parcel: str, crop: str) -> None:
+        async with self.turn:
+            await self._done(await in_thread(change_crop, self.result, parcel, crop))
 
     def _split(self) -> None:
         ui.notify(
@@ -166,12 +185,16 @@ class CorrectionsPanel:
         )
         self.layers.draw_line()
 
-    def _merge(self) -> None:
-        self.merging = True
-        self._tools.refresh()
+    async def _merge(self) -> None:
+        async with self.turn:
+            self.merging = True
+            self.number.set_value("")
+            self._show()
+            self.number.run_method("focus")
 
     async def _undo(self) -> None:
-        await self._done(await in_thread(undo, self.result.folder))
+        async with self.turn:
+            await self._done(await in_thread(undo, self.result.folder))
 
     async def _done(self, corrections: Corrections) -> None:
         """Show the corrected map and the parcel that the latest correction made."""
@@ -180,7 +203,7 @@ class CorrectionsPanel:
         self.merging = False
         self.layers.show_outlines([(self.view.outline, SELECTED)] if self.view else [])
         self._changed(version_of(self.result.folder), self.view)
-        self._tools.refresh()
+        self._show()
         self._history.refresh()
 
     def _include(self, everything: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from html import escape
 
@@ -34,10 +35,13 @@ class ParcelPanel:
     Args:
         result: The map.
         select: Called with the parcel whose number was entered.
+        turn: Held while an entry is carried out.
     """
 
-    def __init__(self, result: ResultMap, select: Callable[..., Awaitable[None]]) -> None:
-        self.result, self._select = result, select
+    def __init__(
+        self, result: ResultMap, select: Callable[..., Awaitable[None]], turn: asyncio.Lock
+    ) -> None:
+        self.result, self._select, self.turn = result, select, turn
         self.view: ParcelView | None = None
 
     def build(self) -> None:
@@ -51,8 +55,9 @@ class ParcelPanel:
 
     async def _number_entered(self, event: GenericEventArguments) -> None:
         number = entered_text(event)
-        if number:
-            await self._select(await in_thread(parcel_of, self.result, number), go=True)
+        async with self.turn:
+            if number:
+                await self._select(await in_thread(parcel_of, self.result, number), go=True)
 
     async def show(self, view: ParcelView | None) -> None:
         """Show a parcel, and its NDVI curve as soon as it is computed."""
@@ -69,6 +74,10 @@ class ParcelPanel:
             chart = ui.element("div").classes("w-full")
             with chart:
                 ui.skeleton(height="190px").classes("w-full")
+            # The next click does not wait for the curve.
+            ui.timer(0, lambda: self._add_curve(view, chart), once=True)
+
+    async def _add_curve(self, view: ParcelView, chart: ui.element) -> None:
         try:
             curve: NdviCurve | PanosegError = await in_thread(self._curve, view.id)
         except NotFoundError:

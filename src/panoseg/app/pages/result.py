@@ -6,6 +6,7 @@ with official parcels, corrections and downloads.
 
 from __future__ import annotations
 
+import asyncio
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,15 @@ class ResultPage:
         self.layers = LayersBar(
             context.address, context.description, context.service.settings.background
         )
-        self.parcel = ParcelPanel(context.result, self.select)
+        # Clicks and entries are carried out one after the other, in the order of the user: a slow
+        # answer to an earlier one must not undo what a later one began.
+        self.turn = asyncio.Lock()
+        self.parcel = ParcelPanel(context.result, self.select, self.turn)
         self.official = OfficialPanel(context, self.layers)
         self.corrections = (
-            CorrectionsPanel(context, self.layers, self.changed) if context.visit else None
+            CorrectionsPanel(context, self.layers, self.changed, self.turn)
+            if context.visit
+            else None
         )
         self.selected: ParcelView | None = None
         self._rows: dict[int, tuple[ui.element, ui.element]] = {}
@@ -188,25 +194,23 @@ class ResultPage:
     async def _clicked(self, event: GenericEventArguments) -> None:
         place = event.args["latlng"]
         longitude, latitude = (place["lng"] + 180) % 360 - 180, place["lat"]
-        if self.layers.overlay in ("official", "differences"):
-            await self.official.clicked(longitude, latitude)
-            self.tabs.set_value("Official")
-            return
-        view = await in_thread(parcel_at, self.result, longitude, latitude)
-        if (
-            self.corrections
-            and self.corrections.merging
-            and self.tabs.value == "Correct"
-            and view is not None
-        ):
-            await self.corrections.merge(view)
-            return
-        await self.select(view)
+        async with self.turn:
+            if self.layers.overlay in ("official", "differences"):
+                await self.official.clicked(longitude, latitude)
+                self.tabs.set_value("Official")
+                return
+            view = await in_thread(parcel_at, self.result, longitude, latitude)
+            merging = self.corrections and self.corrections.merging and self.tabs.value == "Correct"
+            if self.corrections and merging and view is not None:
+                await self.corrections.merge(view)
+            else:
+                await self.select(view)
 
     async def _drawn(self, event: GenericEventArguments) -> None:
         if self.corrections:
             points = event.args["layer"]["_latlngs"]
-            await self.corrections.drawn([(point["lng"], point["lat"]) for point in points])
+            async with self.turn:
+                await self.corrections.drawn([(point["lng"], point["lat"]) for point in points])
 
     async def select(self, view: ParcelView | None, *, go: bool = False) -> None:
         """Select a parcel, or none. go: whether the map moves to it."""

@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from panoseg.app.job_views import JobView
-from panoseg.app.pages.frame import Visit, heading, in_thread, size, with_error_messages
+from panoseg.app.pages.frame import BROWSER_S, Visit, heading, in_thread, size, with_error_messages
 from panoseg.app.result_map import ResultMap
 from panoseg.app.service import ResultFile, Service
 
@@ -83,7 +83,7 @@ async def share(visit: Visit, job: JobView) -> None:
     """Show the link with which anyone can open the result, until sharing is stopped."""
     token = await in_thread(visit.service.share, visit.user, job.id)
     # Only the browser knows the address of the server behind a proxy; one that draws tiles is slow.
-    origin = await ui.run_javascript("location.origin", timeout=10)
+    origin = await ui.run_javascript("location.origin", timeout=BROWSER_S)
     with (
         ui.dialog(value=True) as dialog,
         ui.card().classes("stack").style("min-width: min(520px, 90vw)"),
@@ -104,7 +104,7 @@ async def share(visit: Visit, job: JobView) -> None:
 
         async def copy() -> None:
             done = await ui.run_javascript(
-                "panoseg.copy(document.querySelector('.share-link input'))", timeout=10
+                "panoseg.copy(document.querySelector('.share-link input'))", timeout=BROWSER_S
             )
             ui.notify(
                 "The link is copied."
