@@ -50,6 +50,7 @@ LONG_FILES = (
     "test_app_live.py",
     "test_app_whole.py",
     "test_cube_fetch.py",
+    "test_other_systems.py",
     "test_full_disk.py",
     "test_experiments.py",
     "test_every_experiment.py",

@@ -54,6 +54,7 @@ from panoseg.errors import (
     PanosegError,
     ParcelsError,
 )
+from panoseg.platforms import limit_resources
 
 SQUARE = {
     "type": "Polygon",
@@ -119,7 +120,7 @@ def test_users_take_turns_so_that_one_delays_no_other():
 
 def test_readers_run_where_the_system_bounds_no_resources(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
-    confined_module._limit_resources(1, 1)
+    limit_resources(1, 1)
 
 
 @pytest.mark.parametrize("module", ["fcntl", "resource"])

@@ -75,7 +75,7 @@ def test_a_folder_that_was_taken_away_meanwhile_is_made_anew(tmp_path, monkeypat
     """Its holder ends between the opening and the lock, so that the lock is of a folder that is no
     more.
     """
-    folder, original = tmp_path / "out", files._lock
+    folder, original = tmp_path / "out", files.lock
     taken = []
 
     def lock(descriptor):
@@ -83,7 +83,7 @@ def test_a_folder_that_was_taken_away_meanwhile_is_made_anew(tmp_path, monkeypat
             taken.append(folder.rmdir())
         return original(descriptor)
 
-    monkeypatch.setattr(files, "_lock", lock)
+    monkeypatch.setattr(files, "lock", lock)
     with hold_folder(folder):
         assert folder.is_dir()
         assert is_held(folder)

@@ -327,7 +327,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     grid = GeoBox((20, 20), TRANSFORM, "EPSG:32631")
     monkeypatch.setattr(parcels_module.pq, "write_table", full)
     monkeypatch.setattr(Path, "write_bytes", full)
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "write", full)
     for write in (
         lambda: write_geoparquet([parcels_example()], tmp_path / "parcels.parquet"),
         lambda: write_class_raster(

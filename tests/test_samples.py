@@ -165,9 +165,9 @@ def test_pinning_copies_out_of_the_slot(monkeypatch):
 
 def test_slots_only_where_workers_fork(monkeypatch):
     assert Slots.for_workers(0, 2) is None
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "spawn")
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda **_: "spawn")
     assert Slots.for_workers(2, 2) is None
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "fork")
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda **_: "fork")
     slots = Slots.for_workers(2, 2)
     assert sorted(slots.take() for _ in range(6)) == list(range(6))
     assert slots.take() is None

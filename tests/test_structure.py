@@ -10,7 +10,16 @@ import panoseg
 ROOT = Path(panoseg.__file__).parent
 LONGEST_BODY = 60
 LONGEST_FILE = 500
-BASE = ("__init__", "errors", "classes", "files", "text_files", "progress", "processes")
+BASE = (
+    "__init__",
+    "errors",
+    "classes",
+    "files",
+    "text_files",
+    "platforms",
+    "progress",
+    "processes",
+)
 ORDER = (
     "imagery",
     "cube",

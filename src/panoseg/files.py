@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panoseg.errors import OutputError, PanosegError
+from panoseg.platforms import after_fork, lock, locked, move, open_for_lock, persist
 from panoseg.progress import print_line
 
 # What is wrong and what to do, by number of the error.
@@ -104,8 +105,8 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
         yield temporary
         # A folder can only be renamed over an empty one.
         if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            _remove(path)
+        move(temporary, path)
         is_folder = path.is_dir()
         if is_folder:
             _forget(temporary)
@@ -250,10 +251,13 @@ def hold_folder(folder: Path | str, *, output: Path | str | None = None) -> Iter
         hold.depth -= 1
         if not hold.depth:
             del _HELD[place]
-            for created in hold.created:
-                with suppress(OSError):  # not empty
+            with suppress(OSError):  # not empty
+                for created in hold.created[:1]:
                     created.rmdir()
-            os.close(hold.descriptor)
+            os.close(hold.descriptor)  # on Windows the lock is a file in the folder's parent
+            with suppress(OSError):
+                for created in hold.created[1:]:
+                    created.rmdir()
 
 
 def check_held(folder: Path | str, output: Path | str | None = None) -> None:
@@ -271,7 +275,7 @@ def check_held(folder: Path | str, output: Path | str | None = None) -> None:
     if hold is None:
         return
     try:
-        same = os.path.samestat(os.fstat(hold.descriptor), _locked(place).stat())
+        same = os.path.samestat(os.fstat(hold.descriptor), locked(place).stat())
     except FileNotFoundError:
         same = False
     if not (same and place.is_dir()):
@@ -287,10 +291,10 @@ def _hold(place: Path, named: Path) -> _Hold:
     while True:
         created = created or tuple(one for one in (place, *place.parents) if not one.exists())
         place.mkdir(parents=True, exist_ok=True)
-        descriptor, locked = _open_for_lock(place)
+        descriptor, locked = open_for_lock(place)
         # The process that held the folder may remove it between opening and locking.
         with suppress(FileNotFoundError):
-            if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), locked.stat()):
+            if lock(descriptor) and os.path.samestat(os.fstat(descriptor), locked.stat()):
                 return _Hold(descriptor, threading.get_ident(), created)
         os.close(descriptor)
         if time.monotonic() > end and not told:
@@ -309,8 +313,8 @@ def _hold_again(path: Path) -> None:
     """Lock a held folder again that this process has replaced by a new one."""
     hold = _HELD.get(path.resolve())
     if hold is not None and sys.platform != "win32":  # where the lock is on a file next to it
-        old, (hold.descriptor, _) = hold.descriptor, _open_for_lock(path)
-        _lock(hold.descriptor)
+        old, (hold.descriptor, _) = hold.descriptor, open_for_lock(path)
+        lock(hold.descriptor)
         os.close(old)
 
 
@@ -340,29 +344,6 @@ def _command_of(process: str) -> str:
     return ""
 
 
-def _open_for_lock(place: Path) -> tuple[int, Path]:
-    """Open what is locked to hold a folder; return its descriptor and path."""
-    path = _locked(place)
-    if sys.platform == "win32":  # the file goes when it is closed
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TEMPORARY), path
-    return os.open(path, os.O_RDONLY), path
-
-
-def _locked(place: Path) -> Path:
-    """Return what is locked to hold a folder: itself, or a file where folders cannot be opened."""
-    return place.with_name(f".{place.name}.lock") if sys.platform == "win32" else place
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a descriptor; False if another process holds it, True where there are no locks."""
-    from filelock import lock_descriptor  # few commands hold a folder, and the import takes 50 ms
-
-    try:
-        return lock_descriptor(descriptor, blocking=False)
-    except OSError:  # a file system without locks, or without locks of folders
-        return True
-
-
 def _close_inherited() -> None:
     """Close the locks that a forked process has from its parent.
 
@@ -373,8 +354,7 @@ def _close_inherited() -> None:
     _HELD.clear()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_close_inherited)
+after_fork(_close_inherited)
 
 
 def remove(path: Path) -> None:
@@ -385,9 +365,9 @@ def remove(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        persist(lambda: shutil.rmtree(path))
     else:
-        path.unlink(missing_ok=True)
+        persist(lambda: path.unlink(missing_ok=True))
 
 
 def remove_folder(folder: Path) -> None:
@@ -397,7 +377,7 @@ def remove_folder(folder: Path) -> None:
     """
     temporary = _temporary(folder)
     _forget(folder)
-    os.rename(folder, temporary)
+    move(folder, temporary)
     remove(temporary)
 
 

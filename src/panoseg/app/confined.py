@@ -6,22 +6,21 @@ memory or never return.
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import BaseContext
 from typing import ParamSpec, TypeVar, cast
 
 from panoseg.errors import AppError, BusyError, PanosegError
+from panoseg.platforms import limit_resources, start_fork_server
 from panoseg.processes import belong_to_parent
 
-_GIB = 1024**3
 _Result = TypeVar("_Result")
 _Arguments = ParamSpec("_Arguments")
 
@@ -119,25 +118,14 @@ _PRELOADED = (
 )
 
 
-def start_fork_server(modules: Sequence[str]) -> ForkServerContext:
-    """Start the server that processes are forked from, with modules that it imports once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(modules))
-    # The server starts, and imports, with the first process.
-    first = context.Process(target=_do_nothing, daemon=True)
-    first.start()
-    first.join()
-    return context
-
-
-def _do_nothing() -> None:
-    pass
-
-
 @cache
-def preload() -> None:
-    """Import what confined functions need, so that it takes none of the first one's time."""
-    start_fork_server(_PRELOADED)
+def preload() -> BaseContext:
+    """Import what confined functions need, so that it takes none of the first one's time.
+
+    Returns:
+        How their processes are started.
+    """
+    return start_fork_server(_PRELOADED)
 
 
 def run_confined(
@@ -159,9 +147,9 @@ def run_confined(
         AppError: The function failed otherwise, or exceeded its bounds.
         BusyError: Others occupied all slots for ``bounds.seconds``.
     """
-    preload()
+    context = preload()
     with bounds.slots.turn(bounds.user, bounds.seconds):
-        answer = _answer_of(bounds, function, arguments, options)
+        answer = _answer_of(context, bounds, function, arguments, options)
     if answer is None:
         raise AppError(
             f"{bounds.task} failed, or took more than {bounds.seconds} s or {bounds.gib} GiB of"
@@ -173,16 +161,16 @@ def run_confined(
 
 
 def _answer_of(
+    context: BaseContext,
     bounds: Bounds,
     function: Callable[..., object],
     arguments: tuple[object, ...],
     options: dict[str, object],
 ) -> tuple[object] | PanosegError | None:
     """Return the result in a tuple, the error that was raised, or None if there is neither."""
-    context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     with receiver:
-        process = context.Process(
+        process = context.Process(  # type: ignore[attr-defined]
             target=_run,
             args=(sender, function, arguments, options, bounds.gib, bounds.seconds),
             daemon=True,
@@ -209,7 +197,7 @@ def _run(
 ) -> None:
     belong_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _limit_resources(gib, seconds)
+    limit_resources(gib, seconds)
     answer: tuple[object] | PanosegError | None
     try:
         answer = (function(*arguments, **options),)
@@ -218,18 +206,3 @@ def _run(
     except MemoryError:
         answer = None
     sender.send(answer)
-
-
-def _limit_resources(gib: int, seconds: int) -> None:
-    """Limit the address space and the processor time of this process, and write no core dumps.
-
-    Without the module ``resource``, as on Windows, memory is not bounded; time still is, because
-    the parent ends the process when it is over.
-    """
-    try:
-        import resource
-    except ImportError:
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (gib * _GIB, gib * _GIB))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -29,6 +27,7 @@ from panoseg.app.requests import MapRequest, PhotoRequest
 from panoseg.app.settings import AppSettings
 from panoseg.app.stages import JobContext, ReportProgress, Stage, run_stages
 from panoseg.errors import ClusterError, NotFoundError, PanosegError
+from panoseg.platforms import end_with_starter, lower_priority
 from panoseg.processes import belong_to_parent
 
 LOG = logging.getLogger("panoseg.app.job_process")
@@ -48,10 +47,10 @@ _T = TypeVar("_T")
 
 def run_process(settings: AppSettings, claim: Claim) -> None:
     """Run the process of a job."""
-    _end_with_worker()
+    end_with_starter()
     belong_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.nice(_NICENESS)
+    lower_priority(_NICENESS)
     from panoseg.app.egress import guard_process
     from panoseg.app.monitoring import set_up_logging
 
@@ -62,22 +61,6 @@ def run_process(settings: AppSettings, claim: Claim) -> None:
         run_claimed(settings, Jobs(database, settings.lease_seconds), claim)
     except LostClaimError:
         sys.exit(0)
-
-
-def _end_with_worker() -> None:
-    """Let the system end this process when the worker ends, by SIGIO of the pipe between them.
-
-    ``belong_to_parent`` needs the interpreter for that, which a library may hold for minutes. The
-    parent process does not help: it is the fork server, which lives as long as its children.
-    """
-    worker = multiprocessing.parent_process()
-    if worker is not None and hasattr(os, "O_ASYNC"):
-        import fcntl
-
-        signal.signal(signal.SIGIO, signal.SIG_DFL)
-        fcntl.fcntl(worker.sentinel, fcntl.F_SETOWN, os.getpid())
-        flags = fcntl.fcntl(worker.sentinel, fcntl.F_GETFL)
-        fcntl.fcntl(worker.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
 def retry_while_unavailable(call: Callable[[], _T]) -> _T:

@@ -5,7 +5,6 @@ What a file is, ``panoseg.app.upload_content`` finds out, in a process of bounde
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from panoseg.errors import (
     TooLargeError,
 )
 from panoseg.files import output_error
+from panoseg.platforms import move
 
 _MIB, _GIB = 1024**2, 1024**3
 _UPLOAD_LOCKS = 2_000_000_000  # first of the locks of users that add uploads
@@ -181,7 +181,7 @@ class Uploads:
             row.bytes, row.created = upload.size, now(session)
             session.add(row)
             with _output_errors(folder):
-                os.replace(upload.path, folder / row.file)
+                move(upload.path, folder / row.file)
             return _view(row)
 
     def check_season(self, owner: str, id: str, read: ReadChoices | dict[str, Any]) -> Upload:

@@ -17,18 +17,18 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from panoseg.app.confined import start_fork_server
 from panoseg.app.database import Database, DatabaseUnavailableError
 from panoseg.app.job_folder import folder_bytes, remove_deleted
 from panoseg.app.job_process import run_process
 from panoseg.app.job_views import Claim
 from panoseg.app.jobs import MAX_STARTS, Jobs, LostClaimError
 from panoseg.app.settings import AppSettings, limit_drivers
+from panoseg.platforms import start_fork_server
 from panoseg.processes import usable_cores
 
 LOG = logging.getLogger("panoseg.app.worker")
@@ -122,7 +122,7 @@ class _Worker:
         settings: AppSettings,
         jobs: Jobs,
         stop: threading.Event,
-        context: ForkServerContext,
+        context: BaseContext,
     ) -> None:
         self.settings, self.jobs, self.stop, self.context = settings, jobs, stop, context
         self.id = f"{socket.gethostname()[:30]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -163,7 +163,7 @@ class _Worker:
         """Start the process of a job and end it if the job is not wanted or is lost."""
         LOG.info("job claimed", extra={"job": claim.job, "worker": self.id})
         start = time.monotonic()
-        process = self.context.Process(
+        process = self.context.Process(  # type: ignore[attr-defined]
             target=run_process, args=(self.settings, claim), name=f"job {claim.job}"
         )
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from panoseg.files import check_held, check_writable, hold_folder, output_error,
 from panoseg.imagery.geotiffs import geotiff_scenes
 from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset, has_items
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, SCENE_CLASSIFICATION
+from panoseg.platforms import move
 from panoseg.progress import track
 
 _WINDOW = 512  # pixels a side, a chunk of the store
@@ -95,7 +95,7 @@ def convert_cube(
             try:
                 _write(source, cube, bands, work / out.name, days, clear, record)
                 check_held(work, out)
-                os.rename(work / out.name, out)
+                move(work / out.name, out)
             finally:
                 discard(work)
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -27,6 +26,7 @@ from panoseg.imagery.catalogue import (
 )
 from panoseg.imagery.safe import safe_scenes
 from panoseg.imagery.sentinel2 import FIRST_YEAR, LAST_YEAR, PASTIS_BANDS, PIXEL_M
+from panoseg.platforms import move
 from panoseg.text_files import read_json
 
 _BYTES_A_VALUE = 2
@@ -212,7 +212,7 @@ def _search(request: CubeRequest, area: Area, out: Path, scenes_path: Path) -> N
             save_scenes(
                 found, work / scenes_path.name, {**_asked(request, area), "searched": str(today)}
             )
-            os.replace(work / scenes_path.name, scenes_path)
+            move(work / scenes_path.name, scenes_path)
         except OSError as error:
             raise output_error(scenes_path, error) from error
 

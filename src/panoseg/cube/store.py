@@ -8,7 +8,6 @@ after what it reports, so that a kill at any moment costs one window.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,7 @@ from panoseg.files import (
     write_text,
 )
 from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
+from panoseg.platforms import move
 from panoseg.text_files import read_json
 
 CHUNK = 512
@@ -189,7 +189,7 @@ class DayStore:
                 for part in source.rglob("*.partial"):  # of a chunk, by zarr that was killed
                     part.unlink()
                 target.parent.mkdir(exist_ok=True)
-                os.rename(source, target)
+                move(source, target)
 
 
 def new_array(path: Path, band: str, dates: int, grid: GeoBox) -> zarr.Array[Any]:
@@ -236,12 +236,12 @@ def finish(
         write_coordinates(fresh, days, grid, clear, record)
         for band in (*bands, SCENE_CLASSIFICATION):
             new_array(fresh / band, band, len(days), grid)
-        os.rename(fresh, cube)
+        move(fresh, cube)
     check_held(work, out)  # else the cube of removed dates would be one without data
     # After a kill in this loop the next start moves the dates that are left.
     for place, day in enumerate(days):
         DayStore(work, day, bands, grid).move(cube, place)
-    os.rename(cube, out)
+    move(cube, out)
     discard(work)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import math
 import mmap
-import multiprocessing
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -31,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from panoseg.data.samples import Batch, Sample, map_leaves
 from panoseg.data.samples import collate as collate_seasons
 from panoseg.errors import ConfigError, PanosegError
+from panoseg.platforms import reader_context
 
 _BYTES = 1 << 30  # of addresses; memory is used only where a batch is written
 _ALIGNMENT = 64  # bytes
@@ -87,11 +87,11 @@ class Slots:
 
     @classmethod
     def for_workers(cls, workers: int, prefetched: int) -> Slots | None:
-        """Return as many slots as are in use at once, or None where workers do not fork.
+        """Return as many slots as are in use at once, or None where workers are not forked.
 
         These are the batches requested ahead, the current one, and the next.
         """
-        if not workers or multiprocessing.get_start_method() != "fork":
+        if not workers or reader_context().get_start_method() != "fork":
             return None
         try:
             return cls(workers * prefetched + 2)
@@ -363,6 +363,7 @@ def make_loader(
         sampler=_Requests(order, slots),
         collate_fn=_as_it_is,
         num_workers=workers,
+        multiprocessing_context=reader_context() if workers else None,
         prefetch_factor=_PREFETCHED if workers else None,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,

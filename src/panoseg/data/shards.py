@@ -39,6 +39,7 @@ from panoseg.data.coco import (
 from panoseg.data.places import Place, is_url, joined, read_file, read_part, size_of, store_of
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanopticFormatError, PanosegError
 from panoseg.files import atomic, new_folder, note_written, remove
+from panoseg.platforms import move
 from panoseg.processes import over_images, usable_cores
 from panoseg.progress import track
 from panoseg.text_files import json_of
@@ -415,7 +416,7 @@ def _output(out: str) -> Iterator[str]:
             yield str(temporary)
             for written in sorted(temporary.iterdir(), key=lambda entry: entry.name == INDEX):
                 size, place = written.stat().st_size, (target / written.name).absolute()
-                written.rename(place)
+                move(written, place)
                 note_written({place: size})
         remove(target / "unfinished")
 

@@ -201,7 +201,8 @@ def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]
     growing = int(((season.dates_T >= spring) & (season.dates_T < autumn)).sum())
     if growing < _MIN_GROWING_DATES:
         months = "October and March" if season.southern else "April and September"
-        notes.append(f"Only {growing} dates lie between {months}, so classes are uncertain.")
+        lie = "date lies" if growing == 1 else "dates lie"
+        notes.append(f"Only {growing} {lie} between {months}, so classes are uncertain.")
     if data_share < 1:
         notes.append(f"{1 - data_share:.1%} of the area has no data on any date and no parcel.")
     if not parcels:

@@ -97,15 +97,17 @@ class RawRaster:
         rows = range(window.top, window.rows.stop)
         values_HW = values_HW.astype(self.dtype, copy=False)
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+            # Without O_BINARY, which is Windows' own, it would change the bytes of line ends.
+            how = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            descriptor = os.open(self.path, how, 0o666)
             try:
                 for row, values_W in zip(rows, values_HW, strict=True):
                     start = (row * self.shape_HW[1] + window.left) * self.dtype.itemsize
                     content = values_W.tobytes()
+                    os.lseek(descriptor, start, os.SEEK_SET)
                     # On a nearly full disk a write may stop early without an error.
                     while content:
-                        written = os.pwrite(descriptor, content, start)
-                        content, start = content[written:], start + written
+                        content = content[os.write(descriptor, content) :]
             finally:
                 os.close(descriptor)
         except OSError as error:

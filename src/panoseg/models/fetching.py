@@ -4,8 +4,7 @@
 ``download`` fetches a file. A file appears under its name when its checksum is right; one that was
 cut off continues where it ended.
 
-Sources: Zenodo, REST API (records); huggingface_hub, ``HfApi.model_info``; RFC 9110, range
-requests.
+Sources: Zenodo, REST API (records); huggingface_hub, ``HfApi.model_info``; RFC 9110 (ranges).
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import requests
 
 from panoseg.errors import WeightsError, require
 from panoseg.files import output_error
+from panoseg.platforms import move
 from panoseg.text_files import json_of, reason_of, shortened
 
 ZENODO = "https://zenodo.org/api"
@@ -297,7 +297,7 @@ def download(file: RemoteFile, folder: Path, advance: Callable[[int], None]) -> 
         try:
             wrong = is_damaged(file.checksum, part)
             if not wrong:
-                os.replace(part, path)
+                move(part, path)
                 return path
             part.unlink()
         except OSError as error:

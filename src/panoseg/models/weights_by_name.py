@@ -46,6 +46,7 @@ from panoseg.models.weights_list import (
     page_of,
     statistics_of_folds,
 )
+from panoseg.platforms import move
 from panoseg.progress import counting, print_line
 from panoseg.text_files import listed, read_json, shortened
 
@@ -372,9 +373,7 @@ def _finish(named: Named, part: Path, folder: Path, source: dict[str, Any]) -> P
             raise _no_weights(named, root)
         _convert_pickle(found)
         _describe(named, found, source)
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(found, folder)
+        move(found, folder)
         remove(part)
     except OSError as error:
         raise output_error(folder, error) from error
