@@ -17,6 +17,7 @@ RUN uv pip install --no-cache --torch-backend "${TORCH}" "torch>=2.8" "torchvisi
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
+COPY qgis ./qgis
 RUN uv pip install --no-cache ".[all]"
 
 

@@ -19,8 +19,10 @@ from panoseg import __version__
 from panoseg.cli.output import holding
 from panoseg.cli.terminal import (
     VERBOSE,
+    Events,
     Terminated,
     end_as_interrupted,
+    end_with_input,
     is_closed_pipe,
     prepare,
     system_limit,
@@ -92,6 +94,9 @@ COMMANDS: dict[str, Command] = {
     "job": Command(
         "app:job", "jobs of a web application: submit, watch, fetch", True, "run it again"
     ),
+    "qgis": Command(
+        "qgis:qgis", "the plugin for QGIS: install it, or write it as a zip file", True
+    ),
     "coco": Command(
         "coco:coco", "score, merge and convert COCO panoptic files; write a dataset as shards", True
     ),
@@ -104,7 +109,8 @@ def usage() -> str:
     return (
         f"panoseg {__version__}: panoptic segmentation of satellite image time series and"
         " photographs\n\nusage: panoseg COMMAND [options]      panoseg COMMAND --help shows the"
-        f" options\n\n{rows}\n\n-v, with any command, shows the warnings of libraries\n\n"
+        f" options\n\n{rows}\n\n-v, with any command, shows the warnings of libraries\n"
+        "--progress jsonl, before a command, prints JSON lines for another program\n\n"
         "example: panoseg demo"
     )
 
@@ -120,6 +126,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupted, 143 when ended by SIGTERM.
     """
     arguments = without_verbose(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0].partition("=")[0] == "--progress":
+        return _as_events(arguments)
+    return _run(arguments, lambda text, _: print(text, file=sys.stderr))
+
+
+def _as_events(arguments: Sequence[str]) -> int:
+    """Run the command behind ``--progress jsonl`` and return its exit code."""
+    _, _, form = arguments[0].partition("=")
+    rest = list(arguments[1:])
+    if not form and rest:
+        form = rest.pop(0)
+    if form != "jsonl":
+        print(
+            "panoseg: --progress before a command takes jsonl, as in panoseg --progress jsonl map"
+            " season.nc --out MAP.",
+            file=sys.stderr,
+        )
+        return 2
+    if rest[:1] == ["--end-with-input"]:
+        rest.pop(0)
+        end_with_input()
+    events = Events(sys.stdout)
+
+    def fail(text: str, code: int) -> None:
+        events.emit("error", code=code, text=text.partition(": ")[2])
+
+    code = 0
+    try:
+        with events.reporting(rest[0] if rest else ""):
+            try:
+                code = _run(rest, fail)
+            except SystemExit as end:  # of tyro, which has printed what is wrong
+                code = end.code if isinstance(end.code, int) else 2 * bool(end.code)
+                if code:
+                    fail(f"panoseg: The options of panoseg {rest[0]} are not understood.", code)
+    except KeyboardInterrupt as stop:  # before or after the command itself
+        code = _stopped(stop, rest[0] if rest else "", fail)
+    return code
+
+
+def _stopped(stop: KeyboardInterrupt, name: str, fail: Callable[[str, int], None]) -> int:
+    """Say how to go on after a command was stopped, and return its exit code."""
+    code = 143 if isinstance(stop, Terminated) else 130
+    goes_on = COMMANDS[name].goes_on if name in COMMANDS else "run it again"
+    fail(f"panoseg {name}: stopped; {goes_on}", code)
+    return code
+
+
+def _run(arguments: Sequence[str], fail: Callable[[str, int], None]) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: The words after ``panoseg``.
+        fail: Called with the line of an error and the exit code.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -128,30 +189,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        print(
+        fail(
             f"panoseg: no command {name[:80]!r}. The commands are {', '.join(COMMANDS)};"
             " see panoseg --help.",
-            file=sys.stderr,
+            2,
         )
         return 2
     module, _, function = COMMANDS[name].target.partition(":")
-    command = getattr(importlib.import_module(f"panoseg.cli.{module}"), function)
     try:
+        command = getattr(importlib.import_module(f"panoseg.cli.{module}"), function)
         if COMMANDS[name].parses_arguments:
             command(rest)
         else:
             parse(command, f"panoseg {name}", rest)
     except PanosegError as error:
-        print(f"panoseg {name}: {error}", file=sys.stderr)
+        fail(f"panoseg {name}: {error}", 2)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"panoseg {name}: stopped; {COMMANDS[name].goes_on}", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        return _stopped(stop, name, fail)
     except (OSError, RuntimeError, MemoryError) as error:
         reason = system_limit(error, name)
         if reason is None:
             raise
-        print(f"panoseg {name}: {reason}", file=sys.stderr)
+        fail(f"panoseg {name}: {reason}", 2)
         return 2
     return 0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from panoseg.cli.output import Output
-from panoseg.cli.terminal import say
+from panoseg.cli.terminal import hand_over, say
 from panoseg.cube import DEFAULT_CATALOGUE, CubeOptions, ReadOptions, ValueOptions
 from panoseg.errors import ConfigError
 from panoseg.imagery import VectorOptions
@@ -20,6 +20,7 @@ from panoseg.simulation.options import PhotographOptions, SimulationOptions
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+    from panoseg.cube.metadata import CubeReport
     from panoseg.simulation import Layout
 
 
@@ -106,7 +107,12 @@ def cube(
         any_day = season is None and first is None and last is None
         days = None if any_day else _days(area, reading, season, first, last)
         report = cube_from_archives(safe, area, days, out, options, reading=reading)
+    _print_cube(report)
+
+
+def _print_cube(report: CubeReport) -> None:
     print("\n".join(report.lines()))
+    hand_over(out=str(report.path))
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
 
 
@@ -122,8 +128,7 @@ def _convert(source: str | None, out: Path | None, items: bool, read: ReadOption
         raise ConfigError("Name the Zarr store to make, e.g. --out season.zarr.")
     if out is not None:
         report = convert_cube(Path(source), out, options=read)
-        print("\n".join(report.lines()))
-        print(f"{report.path} is ready: panoseg map {report.path} --out map")
+        _print_cube(report)
     if items:
         path, number, notes = write_items(Path(source))
         print("\n".join([*(f"note: {note}" for note in notes), f"{number} items in {path}"]))

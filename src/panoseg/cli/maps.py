@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from panoseg.cli.output import Output
+from panoseg.cli.terminal import hand_over
 from panoseg.cube import AreaOptions, CubeOptions, ReadOptions
 from panoseg.errors import ConfigError, CubeError, require
 from panoseg.imagery import VectorOptions
@@ -83,6 +84,7 @@ def inspect(
         raise
     if out is not None:
         found.write_report(out)
+    hand_over(season=found.inspection.to_json(), page=None if out is None else str(out))
     if json:
         print(json_module.dumps(found.inspection.to_json(), indent=1))
     else:
@@ -158,8 +160,9 @@ def map_season(
             result = map_cube(
                 cube, weights, out, options, truth, declared_only, running=running, fold=fold
             )
+    hand_over(**_map_to_json(result), out=str(out))
     if progress == "json":
-        print(json_module.dumps(_map_to_json(result)), flush=True)
+        print(json_module.dumps({"step": "map", **_map_to_json(result)}), flush=True)
     else:
         _print_map(result)
 
@@ -188,9 +191,8 @@ def _refuse_early(cube: Path, weights: str | None, read: ReadOptions) -> None:
 
 
 def _map_to_json(result: MapResult) -> dict[str, object]:
-    """Return the last JSON line of ``panoseg map --progress json``."""
+    """Return what programs are told of a finished map."""
     return {
-        "step": "map",
         "parcels": result.summary.count,
         "hectares": round(result.summary.area_ha, 1),
         "seconds": round(result.seconds, 1),
@@ -231,14 +233,14 @@ def refine(
 
     Args:
         raster: The map.
-        out: Folder for the result, new or empty; or a new file ending in .parquet for the table
-            alone.
+        out: Folder for the result, new or empty; or a new file ending in .parquet or .gpkg for the
+            table alone.
         parcels: File of parcels (GeoPackage, GeoParquet, GeoJSON, zipped Shapefile, ...), in any
             coordinate system; by default the connected regions of RASTER.
         options: How parcels get their class.
         reading: How the file of parcels is read.
     """
-    from panoseg.maps.refine import refine_file
+    from panoseg.maps.refine import is_table, refine_file
 
     refined = refine_file(raster, parcels, out, options, reading)
     table = refined.parcels
@@ -257,7 +259,8 @@ def refine(
             f"note: {table['tied'].sum()} parcels have two classes with equal shares; the {number}"
             " number was taken."
         )
-    table_path = out if out.suffix == ".parquet" else out / "parcels.parquet"
+    table_path = out if is_table(out) else out / "parcels.parquet"
+    hand_over(parcels=len(table), out=str(table_path))
     print(f"{len(table)} parcels, {table['area_ha'].sum():.1f} ha, in {table_path}")
 
 
@@ -316,6 +319,7 @@ def compare(
         reading=reading,
     )
     print(comparison.table())
+    hand_over(comparison=comparison.to_json())
     if json is not None:
         write_json(json, comparison.to_json())
         print(f"\nwritten to {json}")

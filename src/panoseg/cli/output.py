@@ -74,4 +74,4 @@ def _is_folder(value: Path | str | None) -> bool:
     """Return whether an output is a folder on this machine, and no URL and no table."""
     if value is None or is_url(str(value)):
         return False
-    return Path(value).suffix != ".parquet"
+    return Path(value).suffix not in (".parquet", ".gpkg")

@@ -1,22 +1,37 @@
 """The terminal of a command: its streams, the warnings of libraries, and the system's limits.
 
 ``prepare`` sets all of it up once, in ``script``; ``main``, the Python API and pytest keep their
-own streams and warning filters.
+own streams and warning filters. ``Events`` replaces standard output for programs that run panoseg
+(``panoseg --progress jsonl``, docs/qgis.md).
 """
 
 from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import signal
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+import panoseg
+from panoseg.progress import listening, print_line
 
 VERBOSE = ("-v", "--verbose")
 """Words, anywhere on the command line, that show the warnings of libraries."""
+
+EVENTS_VERSION = 1
+"""Version of the JSON lines; it changes when a program that reads them would fail."""
+_SECONDS_BETWEEN_EVENTS = 0.2
+_SECONDS_TO_STOP = 60.0
+_HANDED_OVER: ContextVar[dict[str, Any] | None] = ContextVar("handed_over", default=None)
 
 _WORKERS = {
     "train": "--workers 0",
@@ -158,3 +173,114 @@ def _is_semaphore(error: BaseException) -> bool:
 def without_verbose(words: Sequence[str]) -> list[str]:
     """Return the words of a command line without those of ``VERBOSE``."""
     return [word for word in words if word not in VERBOSE]
+
+
+class Events(io.TextIOBase):
+    """A stream that replaces standard output and writes what a command does as JSON lines.
+
+    Printed lines become messages, progress becomes stages and progress, and at the end there is
+    one result or one error. docs/qgis.md describes each event.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.RLock()
+        self._line = ""
+        self._began: dict[str, float] = {}
+        self._told = 0.0
+        self.ended = False
+        """Whether the result or the error has been written."""
+
+    def emit(self, event: str, **values: object) -> None:
+        """Write one event; the work goes on if it cannot be written."""
+        self.ended |= event in ("result", "error")
+        line = {"panoseg": EVENTS_VERSION, "event": event, **_without_nan(values)}
+        with self._lock:
+            print_line(json.dumps(line), self._stream)
+
+    def write(self, text: str) -> int:
+        """Write the lines of a text as messages."""
+        with self._lock:
+            *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._message(line)
+        return len(text)
+
+    def _message(self, line: str) -> None:
+        level, _, text = line.partition(": ")
+        if level in ("note", "warning"):
+            self.emit("message", level=level, text=text.strip())
+        elif line.strip():
+            self.emit("message", level="info", text=line.rstrip())
+
+    def _progress(self, stage: str, done: int, total: int | None) -> None:
+        """Write how far a stage is; a listener of ``panoseg.progress``."""
+        now = time.monotonic()
+        if done == 0 or stage not in self._began:
+            self._began[stage] = now
+            self.emit("stage", stage=stage, total=total)
+        elif done == total or now - self._told >= _SECONDS_BETWEEN_EVENTS:
+            self._told = now
+            seconds = now - self._began[stage]
+            left = None if total is None else round(seconds / done * (total - done), 1)
+            self.emit("progress", stage=stage, done=done, total=total, seconds_left=left)
+
+    @contextmanager
+    def reporting(self, command: str) -> Iterator[None]:
+        """Write the events of a command that runs in the block, up to the result."""
+        start, handed = time.monotonic(), dict[str, Any]()
+        token = _HANDED_OVER.set(handed)
+        self.emit("start", command=command, version=panoseg.__version__, process=os.getpid())
+        try:
+            with redirect_stdout(self), listening(self._progress):
+                yield
+                self._message(self._line)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.emit("error", code=1, text=f"This is a fault of panoseg: {reason}")
+            raise
+        finally:
+            _HANDED_OVER.reset(token)
+        if not self.ended:
+            seconds = round(time.monotonic() - start, 1)
+            self.emit("result", command=command, seconds=seconds, values=handed)
+
+
+def hand_over(**values: object) -> None:
+    """Add values to the result of ``--progress jsonl``; without it nothing happens."""
+    handed = _HANDED_OVER.get()
+    if handed is not None:
+        handed.update(values)
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401
+    """Return a JSON-ready value with None for numbers that JSON lacks."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+def end_with_input() -> None:
+    """Stop this process, as SIGTERM does, when its standard input ends.
+
+    So the work ends with the program that started it, however that ends.
+    """
+
+    def wait() -> None:
+        try:
+            while os.read(0, 4096):  # not sys.stdin, whose lock Python needs at exit
+                pass
+        except OSError:  # closed
+            pass
+        if sys.platform == "win32":  # os.kill would end it at once
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_SECONDS_TO_STOP)
+        os._exit(143)  # the interrupt was swallowed: nobody waits for the result
+
+    threading.Thread(target=wait, daemon=True).start()

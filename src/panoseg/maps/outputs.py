@@ -112,7 +112,7 @@ def _write_parcels(out: Path, given: MapInputs, segments: Segments, outlines: Ou
         write_geoparquet(next(parts), path)
     gpkg, pmtiles = out / "parcels.gpkg", out / "parcels.pmtiles"
     if given.options.gpkg:
-        write_geopackage(read_geoparquet(path), gpkg)
+        write_geopackage(read_geoparquet(path), gpkg, given.weights.card.classes)
     else:
         _remove(gpkg)
     if given.options.pmtiles:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import geopandas as gpd
 import numpy as np
@@ -263,22 +264,147 @@ def read_geoparquet(path: Path | str) -> Iterator[gpd.GeoDataFrame]:
                 yield gpd.read_parquet(stream)
 
 
-def write_geopackage(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> None:
-    """Write the parts of a table as a GeoPackage with one layer, ``parcels``, atomically."""
+def write_geopackage(
+    parts: Iterable[gpd.GeoDataFrame], path: Path | str, table: ClassTable | None = None
+) -> None:
+    """Write the parts of a table as a GeoPackage 1.2 with one layer, ``parcels``, atomically.
+
+    Args:
+        parts: The parts of the table.
+        path: The file.
+        table: The classes, for a style that QGIS applies when it opens the file (a second table,
+            ``layer_styles``); without it no style is stored.
+    """
     with atomic(path, _VECTOR_FAILURES) as temporary:
         count = 0
         for part in parts:
-            # Not the type of this part: later parts may have MultiPolygons.
             options = {
+                # Not the type of this part: later parts may have MultiPolygons.
                 "geometry_type": "Unknown",
                 "append": temporary.exists(),
                 "layer": "parcels",
                 "driver": "GPKG",
+                # QGIS with a GDAL older than 3.7 warns of newer versions.
+                "dataset_options": {"VERSION": "1.2"},
             }
             pyogrio.write_dataframe(part, temporary, **options)
             count += len(part)
             del part  # before the next one is read
+        if table is not None:
+            _store_style(temporary, table)
         _check_geopackage(temporary, count)
+
+
+def _store_style(path: Path, table: ClassTable) -> None:
+    """Add the style of the parcels to a GeoPackage, in the table that QGIS looks for."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(
+            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
+            " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
+            " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
+            " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), update_time"
+            " DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+        )
+        database.execute(
+            "INSERT INTO layer_styles SELECT 1, '', '', g.table_name, g.column_name, 'panoseg', ?,"
+            " '', 1, ?, '', NULL, c.last_change FROM gpkg_geometry_columns g JOIN gpkg_contents c"
+            " ON c.table_name = g.table_name WHERE g.table_name = 'parcels'",
+            (qgis_style(table), f"Classes of {table.name}; the stronger, the more certain"),
+        )
+        database.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier, last_change, srs_id)"
+            " SELECT 'layer_styles', 'attributes', 'layer_styles', last_change, 0 FROM"
+            " gpkg_contents WHERE table_name = 'parcels'"
+        )
+
+
+_FILL = "set_color_part(@symbol_color, 'alpha', 60 + 180 * coalesce(\"confidence\", 1))"
+_MAP_TIP = (
+    '<b>[% coalesce("class", \'no class\') %]</b><br>[% round("area_ha", 2) %] ha, confidence'
+    ' [% round(100 * "confidence") %] %'
+)
+_LABELS_BELOW_SCALE = 15_000
+
+
+def qgis_style(table: ClassTable) -> str:
+    """Return a style of QGIS (QML) for parcels with the columns class, confidence and area_ha.
+
+    Parcels have the colour of their class, more opaque the higher their confidence is, and large
+    scales show the names of the classes.
+    """
+    root = ElementTree.Element(
+        "qgis", version="3.22", styleCategories="Symbology|Labeling|MapTips", labelsEnabled="1"
+    )
+    renderer = ElementTree.SubElement(
+        root, "renderer-v2", type="categorizedSymbol", attr="class", forceraster="0"
+    )
+    categories = ElementTree.SubElement(renderer, "categories")
+    symbols = ElementTree.SubElement(renderer, "symbols")
+    shown = [(table[number].name, table[number].colour) for number in table.ids("thing")]
+    for number, (value, colour) in enumerate([*shown, ("", "#ffffff")]):
+        ElementTree.SubElement(
+            categories,
+            "category",
+            symbol=str(number),
+            value=value,
+            label=value or "no class",
+            render="true",
+        )
+        _add_symbol(symbols, str(number), colour)
+    labeling = ElementTree.SubElement(root, "labeling", type="simple")
+    settings = ElementTree.SubElement(labeling, "settings")
+    text = ElementTree.SubElement(
+        settings,
+        "text-style",
+        fieldName="class",
+        fontSize="8",
+        fontSizeUnit="Point",
+        textOpacity="1",
+    )
+    ElementTree.SubElement(
+        text, "text-buffer", bufferDraw="1", bufferSize="0.7", bufferSizeUnits="MM"
+    )
+    ElementTree.SubElement(settings, "text-format", autoWrapLength="16", multilineAlign="1")
+    ElementTree.SubElement(settings, "placement", placement="4")
+    ElementTree.SubElement(
+        settings, "rendering", scaleVisibility="1", scaleMin="1", scaleMax=str(_LABELS_BELOW_SCALE)
+    )
+    ElementTree.SubElement(root, "mapTip").text = _MAP_TIP
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _add_symbol(symbols: ElementTree.Element, name: str, colour: str) -> None:
+    """Add a fill whose opacity follows the confidence."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    symbol = ElementTree.SubElement(symbols, "symbol", name=name, type="fill", alpha="1")
+    layer = ElementTree.SubElement(symbol, "layer", {"class": "SimpleFill"}, enabled="1")
+    simple = {
+        "color": f"{red},{green},{blue},255",
+        "outline_color": "60,60,60,255",
+        "outline_style": "solid",
+        "outline_width": "0.15",
+        "outline_width_unit": "MM",
+        "style": "solid",
+    }
+    _add_option(layer, None, simple)
+    fill = {"active": True, "expression": _FILL, "type": 3}
+    defined = ElementTree.SubElement(layer, "data_defined_properties")
+    _add_option(
+        defined, None, {"name": "", "properties": {"fillColor": fill}, "type": "collection"}
+    )
+
+
+def _add_option(parent: ElementTree.Element, name: str | None, value: object) -> None:
+    """Add a value in the form in which QGIS stores variants."""
+    named = {} if name is None else {"name": name}
+    if isinstance(value, dict):
+        option = ElementTree.SubElement(parent, "Option", {**named, "type": "Map"})
+        for key, entry in value.items():
+            _add_option(option, key, entry)
+        return
+    kind = {bool: "bool", int: "int"}.get(type(value), "QString")
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    ElementTree.SubElement(parent, "Option", named, type=kind, value=text)
 
 
 def _check_geopackage(path: Path, count: int) -> None:

@@ -26,7 +26,12 @@ from panoseg.maps import RefineOptions
 from panoseg.maps.assemble import regions
 from panoseg.maps.class_raster import ClassRaster, read_class_raster, read_confidence
 from panoseg.maps.outlines import polygonise, rasterise, shared_areas, to_pixels, trace
-from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, crop_columns, write_geoparquet
+from panoseg.maps.parcels import (
+    SQUARE_METRES_PER_HECTARE,
+    crop_columns,
+    write_geopackage,
+    write_geoparquet,
+)
 from panoseg.maps.rasters import NO_DATA_CLASS, write_class_raster
 from panoseg.maps.read_parcels import left_out_notes, read_parcels, valid_outlines
 from panoseg.text_files import listed
@@ -68,6 +73,11 @@ class Refinement:
     """Sentences about the parcels for the user."""
 
 
+def is_table(out: Path) -> bool:
+    """Return whether an output is a table alone, and no folder."""
+    return out.suffix in (".parquet", ".gpkg")
+
+
 def refine_file(
     source: Path | str,
     parcels: Path | str | None,
@@ -81,8 +91,8 @@ def refine_file(
         source: A raster, see ``read_class_raster``, or the folder of a map. The soft rule takes the
             confidence of a map for probabilities.
         parcels: A file of parcels; None for the connected regions of the raster.
-        out: A new folder, for classes.tif and parcels.parquet; or a new file ending in .parquet,
-            for the table alone.
+        out: A new folder, for classes.tif and parcels.parquet; or a new file ending in .parquet or
+            .gpkg, for the table alone.
         options: How classes are chosen.
         reading: What the file of parcels does not say itself.
 
@@ -90,7 +100,7 @@ def refine_file(
         PanosegError: If an input cannot be read or used, or the output cannot be written.
     """
     source, options, out = Path(source), options or RefineOptions(), Path(out)
-    table_only = out.suffix == ".parquet"
+    table_only = is_table(out)
     if table_only and out.exists():
         raise OutputError(f"{out} already exists. Choose another name, or remove it.")
     if source.is_dir():
@@ -106,13 +116,25 @@ def refine_file(
     given = None if parcels is None else read_parcels(parcels, options=reading)
     refined = refine(raster, given, options)
     refined = replace(refined, notes=left_out_notes(given) + refined.notes)
-    if table_only:
+    if out.suffix == ".gpkg":
+        write_geopackage([_for_geopackage(refined.parcels)], out, raster.table)
+    elif table_only:
         write_geoparquet([refined.parcels], out)
     else:
         out = new_folder(out)
         write_class_raster(out / "classes.tif", refined.classes_HW, raster.grid, raster.table)
         write_geoparquet([refined.parcels], out / "parcels.parquet")
     return refined
+
+
+def _for_geopackage(parcels: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Rename columns of the user whose name, in any case, a GeoPackage has already."""
+    taken, renamed = {"fid", "geom"}, {}
+    for name in parcels.columns.drop(parcels.geometry.name):
+        if name.lower() in taken:
+            renamed[name] = f"given_{name}"
+        taken.add(renamed.get(name, name).lower())
+    return parcels.rename(columns=renamed)
 
 
 def refine(
