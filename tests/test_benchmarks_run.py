@@ -5,6 +5,7 @@ A benchmark that no longer fits the code would otherwise fail only when somebody
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -50,6 +51,7 @@ TINY = {
     "stack_frames.py": "",
     "train_fields.py": "out --pieces 1 --patches 6 --kept 2 --size 32 --epochs 1",
     "hand_drawn.py": "season.nc drawn place",
+    "adapt.py": "season.nc drawn place --steps 1 --simulated-seasons 1 --held-out 0",
 }
 """Options of each benchmark, which runs in the folder ``inputs``."""
 
@@ -71,8 +73,10 @@ def inputs(tmp_path):
     gpd.GeoDataFrame(geometry=fields, crs="EPSG:32631").to_file(tmp_path / "truth.gpkg")
     for reader in ("one", "two"):
         (tmp_path / "drawn" / reader).mkdir(parents=True)
-        np.save(tmp_path / "drawn" / reader / "place.npy", np.ones((32, 32), np.int32))
-        (tmp_path / "drawn" / reader / "place.json").write_text('[{"kind": "field"}]')
+        drawn_HW = np.kron(np.arange(1, 17, dtype=np.int32).reshape(4, 4), np.ones((8, 8), int))
+        np.save(tmp_path / "drawn" / reader / "place.npy", drawn_HW)
+        kinds = json.dumps([{"kind": "field"}] * 16)
+        (tmp_path / "drawn" / reader / "place.json").write_text(kinds)
     return tmp_path
 
 

@@ -167,7 +167,8 @@ def test_void_is_not_learned():
     void = FieldTargets.of(batch.instances_BHW, batch.classes_BHW == 19)
     assert not void.known_BHW[0, 5, 9]
     assert not void.pair_B2HW[0, :, 5, 8].any()
-    assert not void.pair_B2HW[0, 0, 5, 7]  # one side of the pair is void
+    # Void is another object than the field: a boundary is known to lie between them.
+    assert void.pair_B2HW[0, 0, 5, 7] == void.maps_B5HW[0, RIGHT, 5, 7] == 1
 
 
 @pytest.mark.parametrize("backbone", [SMALL, SMALL_UTAE])

@@ -80,6 +80,7 @@ COMMANDS: dict[str, Command] = {
         "map a cube: parcels with classes, rasters and a report",
         goes_on=_CONTINUES,
     ),
+    "adapt": Command("maps:adapt", "make weights better for a season by fields that you drew"),
     "photo": Command(
         "photo:photo",
         "segment photographs: panoptic PNG files, overlays with names, a table of segments",

@@ -1,4 +1,4 @@
-"""The commands for maps: demo, map, refine, compare."""
+"""The commands for maps: demo, inspect, map, adapt, refine, compare."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from panoseg.errors import ConfigError, CubeError, require
 from panoseg.imagery import VectorOptions
 from panoseg.maps import MapOptions, RefineOptions, RunOptions
 from panoseg.progress import json_lines, listening
+from panoseg.register import AdaptOptions, RegisterOptions
 from panoseg.text_files import read_json
 
 if TYPE_CHECKING:
@@ -212,6 +213,50 @@ def _print_map(result: MapResult) -> None:
     if result.comparison is not None:
         print(f"\n{result.comparison.table()}\n")
     print(f"open {result.report}")
+
+
+def adapt(
+    cube: tyro.conf.Positional[Path],
+    *,
+    fields: Path,
+    out: Annotated[Path, Output.FOLDER],
+    no_fields: Path | None = None,
+    class_column: str | None = None,
+    weights: str | None = None,
+    options: Annotated[AdaptOptions, tyro.conf.arg(name="")] = AdaptOptions(),  # noqa: B008
+    reading: Annotated[RegisterOptions, tyro.conf.arg(name="")] = RegisterOptions(),  # noqa: B008
+) -> None:
+    """Adapt weights to a season by fields that you drew or corrected: weights for panoseg map.
+
+    Twenty fields are a good start. Draw each whole, and a few polygons where there is no field. A
+    part of the fields is held out first; the weights are written only if those are drawn better.
+
+    example: panoseg adapt season.nc --fields corrected.gpkg --out my-weights
+
+    example: panoseg map season.nc --weights my-weights --out map
+
+    Args:
+        cube: The season, as for panoseg map.
+        fields: File of polygons, the outlines of fields. Where their class is "no field", there is
+            none.
+        out: Folder for the weights; must be new or empty, or hold weights, which are replaced.
+        no_fields: File of polygons without any field: gardens, yards, woods.
+        class_column: Column with the class of each field, a name that the weights know; by default
+            class, if there is one. Fields may have no class.
+        weights: Folder or name of weights to begin with, of a network that draws fields; by
+            default simulated-fields.
+        options: How they are adapted.
+        reading: How the files of polygons are read.
+    """
+    from panoseg.register.adapt import adapt_file
+
+    adapted = adapt_file(out, cube, fields, weights, no_fields, class_column, options, reading)
+    for note in adapted.notes:
+        print(f"note: {note}")
+    if adapted.after is not None:
+        print(f"held-out fields before: {adapted.before}")
+        print(f"held-out fields after:  {adapted.after}")
+    print(f"learned {adapted.fields} fields; map with --weights {out}")
 
 
 def refine(

@@ -46,6 +46,8 @@ from panoseg.panoptic.tta import augment, chosen_augmentations, undo_augmentatio
 
 EXTENT, BOUNDARY, DISTANCE, RIGHT, BELOW = range(5)
 """Channels of the head's maps: logits of the probabilities that ``draw_regions`` takes."""
+UNKNOWN_CLASS = -100
+"""Class in labels of a field whose class nobody knows: it is drawn, and teaches no class."""
 _WEIGHTS = {"extent": 1.0, "boundary": 1.0, "distance": 2.0, "edge": 1.0, "class": 0.5}
 _BEYOND = 8
 """Pixels for which a field goes on beyond the rim of a patch, for its distances."""
@@ -65,7 +67,7 @@ class FieldTargets:
     maps_B5HW: Tensor
     """float32, 0..1, by channel as ``EXTENT`` and the others say."""
     pair_B2HW: Tensor
-    """bool, pairs of known pixels of which at least one belongs to a field."""
+    """bool, pairs of pixels of which at least one belongs to a field. Void is never part of it."""
 
     @classmethod
     def of(cls, instances_BHW: Tensor, void_BHW: Tensor) -> FieldTargets:
@@ -77,26 +79,17 @@ class FieldTargets:
         """
         instances = np.where(void_BHW.cpu().numpy(), 0, instances_BHW.cpu().numpy())
         maps_B5HW = np.stack([_target_maps(instances_HW) for instances_HW in instances])
-        inside_BHW, known_BHW = torch.from_numpy(instances > 0), ~void_BHW.cpu()
-        pair_B2HW = torch.stack(
-            [
-                _pairs(inside_BHW, axis, torch.logical_or)
-                & _pairs(known_BHW, axis, torch.logical_and)
-                for axis in (2, 1)
-            ],
-            dim=1,
-        )
+        inside_BHW = torch.from_numpy(instances > 0)
+        pair_B2HW = torch.stack([_either(inside_BHW, axis) for axis in (2, 1)], dim=1)
         device = instances_BHW.device
-        return cls(
-            known_BHW.to(device), torch.from_numpy(maps_B5HW).to(device), pair_B2HW.to(device)
-        )
+        return cls(~void_BHW, torch.from_numpy(maps_B5HW).to(device), pair_B2HW.to(device))
 
 
-def _pairs(pixels_BHW: Tensor, axis: int, both: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Return what ``both`` says of each pixel and the next one; False for the last."""
+def _either(pixels_BHW: Tensor, axis: int) -> Tensor:
+    """Return whether a pixel or the next one is True; False for the last."""
     length = pixels_BHW.shape[axis]
-    joined = both(pixels_BHW.narrow(axis, 0, length - 1), pixels_BHW.narrow(axis, 1, length - 1))
-    return torch.cat([joined, torch.zeros_like(pixels_BHW.narrow(axis, 0, 1))], dim=axis)
+    either = pixels_BHW.narrow(axis, 0, length - 1) | pixels_BHW.narrow(axis, 1, length - 1)
+    return torch.cat([either, torch.zeros_like(pixels_BHW.narrow(axis, 0, 1))], dim=axis)
 
 
 def _target_maps(instances_HW: np.ndarray) -> np.ndarray:
@@ -156,6 +149,7 @@ class Fields(Network):
         logits_B5HW, scores_BKHW = self(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
         known_BHW, true_B5HW = targets.known_BHW.float(), targets.maps_B5HW
         inside_BHW = true_B5HW[:, EXTENT]
+        classed_BHW = (classes_BHW != UNKNOWN_CLASS) * known_BHW * inside_BHW
         parts = {
             "extent": _overlap_loss(logits_B5HW[:, EXTENT], inside_BHW, known_BHW),
             "boundary": _overlap_loss(logits_B5HW[:, BOUNDARY], true_B5HW[:, BOUNDARY], known_BHW),
@@ -166,7 +160,10 @@ class Fields(Network):
                 logits_B5HW[:, RIGHT:], true_B5HW[:, RIGHT:], targets.pair_B2HW.float()
             ),
             "class": _mean(
-                F.cross_entropy(scores_BKHW, classes_BHW, reduction="none"), known_BHW * inside_BHW
+                F.cross_entropy(
+                    scores_BKHW, classes_BHW, reduction="none", ignore_index=UNKNOWN_CLASS
+                ),
+                classed_BHW,
             ),
         }
         total = torch.stack([_WEIGHTS[name] * loss for name, loss in parts.items()]).sum()
@@ -177,7 +174,7 @@ class Fields(Network):
         """Return one segmentation a season; maps of augmentations are averaged."""
         maps_B5HW, class_BKHW = self.probabilities(batch, options.tta)
         return [
-            self._panoptic(self._regions(maps_5HW), maps_5HW, class_KHW)
+            self._panoptic(self.regions(maps_5HW), maps_5HW, class_KHW)
             for maps_5HW, class_KHW in zip(maps_B5HW, class_BKHW, strict=True)
         ]
 
@@ -271,7 +268,7 @@ class Fields(Network):
         """Fit the logistic regression of the confidence, by Newton's method."""
         rows, right = [np.zeros((0, 5))], [np.zeros(0)]
         for maps_5HW, true_HW, void_HW in samples:
-            region_HW = self._regions(maps_5HW)
+            region_HW = self.regions(maps_5HW)
             facts_N4 = describe_regions(region_HW, maps_5HW[EXTENT], maps_5HW[RIGHT:])
             iou_N, ignored_N = _best_iou(region_HW, true_HW, void_HW)
             matched_N = iou_N > _MATCH
@@ -292,7 +289,8 @@ class Fields(Network):
             self.config, confidence=tuple(round(float(weight), 6) for weight in weights_5)
         )
 
-    def _regions(self, maps_5HW: np.ndarray) -> np.ndarray:
+    def regions(self, maps_5HW: np.ndarray) -> np.ndarray:
+        """Draw the regions of a season of what ``probabilities`` returns: int32 H x W."""
         config = self.config
         return draw_regions(
             maps_5HW[EXTENT],
@@ -306,14 +304,25 @@ class Fields(Network):
 
     def _counts(self, maps_5HW: np.ndarray, true_HW: np.ndarray, void_HW: np.ndarray) -> np.ndarray:
         """Return sum of IoU, matches, true and drawn fields for each pair of thresholds."""
-        counts = np.zeros((len(_EXTENT_THRESHOLDS), len(_MERGE_THRESHOLDS), 4))
-        for i, extent in enumerate(_EXTENT_THRESHOLDS):
+        counts = [
+            _match_counts(region_HW, true_HW, void_HW)
+            for _, _, region_HW in self.regions_by_threshold(maps_5HW)
+        ]
+        return np.reshape(counts, (len(_EXTENT_THRESHOLDS), len(_MERGE_THRESHOLDS), 4))
+
+    def regions_by_threshold(
+        self, maps_5HW: np.ndarray
+    ) -> Iterator[tuple[float, float, np.ndarray]]:
+        """Yield extent and merge threshold, and the regions that both give: int32 H x W.
+
+        Args:
+            maps_5HW: A season of what ``probabilities`` returns.
+        """
+        for extent in _EXTENT_THRESHOLDS:
             basin_HW = basins(maps_5HW[EXTENT] >= extent, maps_5HW[BOUNDARY], maps_5HW[DISTANCE])
-            for j, merge in enumerate(_MERGE_THRESHOLDS):
+            for merge in _MERGE_THRESHOLDS:
                 region_HW = merge_basins(basin_HW, maps_5HW[RIGHT:], merge)
-                region_HW = without_small(region_HW, self.config.min_pixels)
-                counts[i, j] = _match_counts(region_HW, true_HW, void_HW)
-        return counts
+                yield extent, merge, without_small(region_HW, self.config.min_pixels)
 
     def attention(self, batch: Batch) -> Tensor | None:
         """Return the attention of the backbone over dates."""

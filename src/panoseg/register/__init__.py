@@ -106,3 +106,47 @@ class FetchOptions:
                 "--area, --collection, --yes and --fetch options need --catalog: add it, or leave"
                 " them out."
             )
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """How weights are adapted to a season."""
+
+    steps: int = 240
+    """Steps of training. Each takes a piece of the season and a simulated one, about two seconds on
+    two cores; they are made twice, because a part of the fields is held out first.
+    """
+    learning_rate: float = 0.0005
+    """Largest learning rate; it rises in the first tenth of the steps and falls to zero."""
+    simulated: int = 40
+    """Number of simulated seasons that are repeated, so that nothing is forgotten."""
+    held_out: float = 0.25
+    """Share of the fields, 0-0.5, that tell whether the weights got better; they lie together. With
+    0 nothing is held out, and the weights are written unmeasured.
+    """
+    seed: int = 0
+    """Seed of the order in which pieces are drawn."""
+    year: int | None = None
+    """Harvest year. Default: the year to which most dates of the cube belong."""
+    min_clear: float = 0.1
+    """Skip dates on which less than this share of the area shows the ground, 0-1."""
+    max_dates: int = 60
+    """Maximum number of dates; of dates close together, the clearest are kept."""
+    device: str = "auto"
+    """Device of the network: auto, cpu, cuda, cuda:1 or mps."""
+    read: Annotated[ReadOptions, tyro.conf.arg(name="")] = field(default_factory=ReadOptions)
+    """What the file of the season does not say about itself."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("steps", 1, 100_000),
+            ("learning_rate", 1e-7, 1),
+            ("simulated", 1, 10_000),
+            ("held_out", 0, 0.5),
+            ("seed", 0, 2**31),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is {value}, and must be from {low:g} to {high:g}."
+                )

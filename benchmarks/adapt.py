@@ -1,0 +1,115 @@
+"""Scores weights that are adapted to one half of a real season on the other half.
+
+    python benchmarks/adapt.py CUBE TRUTH PLACE [--weights WEIGHTS] [--simulated PATCHES]
+
+TRUTH and PLACE as in hand_drawn.py. The fields of the first reader in the west half are given, and
+what that reader left empty there counts as land without fields unless --fields-only; scored are the
+fields of both readers in the east half. Then the halves are exchanged. With --simulated, the same
+weights are scored on patches in PASTIS's layout, which must not get worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import xarray as xr
+
+from hand_drawn import quality, read_truth
+from panoseg.maps.mapping import map_cube
+from panoseg.maps.outlines import polygonise
+from panoseg.models.weights import save_weights
+from panoseg.register import AdaptOptions
+from panoseg.register.adapt import adapt
+
+PANOSEG = [sys.executable, "-c", "from panoseg.cli import script; script()"]
+
+
+def half_truth(cube: xr.Dataset, label_HW: np.ndarray, west: bool, folder: Path) -> Path:
+    """Write the fields of which most lies in one half, whole, as a person would draw them."""
+    columns_W = np.arange(label_HW.shape[1])
+    middle = label_HW.shape[1] / 2
+    numbers = [
+        number
+        for number in np.unique(label_HW[label_HW > 0])
+        if ((np.broadcast_to(columns_W, label_HW.shape)[label_HW == number].mean()) < middle)
+        == west
+    ]
+    kept_HW = np.where(np.isin(label_HW, numbers), label_HW, 0).astype(np.int32)
+    grid = cube.odc.geobox
+    values, outlines = polygonise(kept_HW, grid.affine)
+    table = gpd.GeoDataFrame({"number": values}, geometry=outlines, crs=grid.crs.to_wkt())
+    path = folder / f"{'west' if west else 'east'}.gpkg"
+    table.to_file(path)
+    return path
+
+
+def scores(cube: Path, weights: object, folder: Path, truths: list, west: bool) -> float:
+    """PQ in the half that was not given, mean over readers."""
+    map_cube(cube, weights, folder)  # type: ignore[arg-type]
+    with rasterio.open(folder / "segments.tif") as raster:
+        found_HW = raster.read(1)
+    middle = found_HW.shape[1] // 2
+    half = np.s_[:, middle:] if west else np.s_[:, :middle]
+    return float(np.mean([quality(found_HW[half], (t[half], u[half]))[0] for t, u in truths]))
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cube", type=Path)
+    parser.add_argument("truth", type=Path)
+    parser.add_argument("place")
+    parser.add_argument("--weights", help="by default those in the package that can be adapted")
+    parser.add_argument("--simulated", type=Path, help="patches in PASTIS's layout")
+    parser.add_argument("--simulated-seasons", type=int, default=AdaptOptions.simulated)
+    parser.add_argument("--steps", type=int, default=AdaptOptions.steps)
+    parser.add_argument("--learning-rate", type=float, default=AdaptOptions.learning_rate)
+    parser.add_argument("--held-out", type=float, default=AdaptOptions.held_out)
+    arguments = parser.parse_args()
+    truths = read_truth(arguments.truth, arguments.place)
+    options = AdaptOptions(
+        steps=arguments.steps,
+        simulated=arguments.simulated_seasons,
+        learning_rate=arguments.learning_rate,
+        held_out=arguments.held_out,
+    )
+    print(
+        "| fields given | before | after | held-out fields before | after |\n|---|---|---|---|---|"
+    )
+    with tempfile.TemporaryDirectory() as name, xr.open_dataset(arguments.cube) as cube:
+        folder = Path(name)
+        import odc.geo.xr  # noqa: F401
+
+        for west in (True, False):
+            fields = half_truth(cube, truths[0][0], west, folder)
+            adapted = adapt(arguments.cube, fields, arguments.weights, options=options)
+            own = folder / f"weights-{west}"
+            save_weights(own, adapted.weights)
+            start = arguments.weights or "simulated-fields"
+            before = scores(arguments.cube, start, folder / f"before-{west}", truths, west)
+            after = scores(arguments.cube, own, folder / f"after-{west}", truths, west)
+            print(
+                f"| {'west' if west else 'east'} | {before:.1f} | {after:.1f} |"
+                f" {adapted.before or '-'} | {adapted.after or '-'} |",
+                flush=True,
+            )
+            if arguments.simulated:
+                command = ["test", "--data", str(arguments.simulated), "--fold", "1"]
+                for weights in (start, own):
+                    subprocess.run(
+                        [*PANOSEG, *command, "--weights", str(weights)],
+                        check=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

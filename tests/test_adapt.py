@@ -1,0 +1,240 @@
+"""Weights that learn a few fields of a person: labels, matching, the training and the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import torch
+from shapely.geometry import box
+
+from cubes import make_cube
+from mapping_weights import tiny_weights
+from panoseg.classes import PASTIS
+from panoseg.cli import main
+from panoseg.cube.season import Window
+from panoseg.errors import ConfigError, ParcelsError, WeightsError
+from panoseg.models.configs.parcels import CompositesConfig, FieldsConfig
+from panoseg.models.fields import UNKNOWN_CLASS
+from panoseg.models.model import Model
+from panoseg.models.network import build_network
+from panoseg.models.weights import Weights, load_weights, save_weights
+from panoseg.register import AdaptOptions
+from panoseg.register.adapt import adapt
+from panoseg.register.drawn import Labels, Quality, match_fields, quality_of
+
+QUICK = AdaptOptions(steps=2, simulated=1, held_out=0, device="cpu")
+
+
+def outlines_on(cube, *boxes, **columns) -> gpd.GeoDataFrame:
+    """Rectangles in pixels (left, top, right, bottom) as polygons on a cube."""
+    grid = cube.odc.geobox
+    a = grid.affine
+    shapes = [box(*(a * (left, bottom)), *(a * (right, top))) for left, top, right, bottom in boxes]
+    return gpd.GeoDataFrame(columns, geometry=shapes, crs=grid.crs.to_wkt())
+
+
+@pytest.fixture
+def season(tmp_path):
+    cube = make_cube()
+    cube.to_netcdf(tmp_path / "season.nc")
+    return tmp_path / "season.nc", cube
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    torch.manual_seed(0)
+    config = FieldsConfig(CompositesConfig(encoder_widths=(8, 8), decoder_widths=(8, 8)))
+    card = replace(tiny_weights().card, model=config)
+    return Weights(card, build_network(config).state_dict())
+
+
+FOUR = ((0, 0, 8, 8), (8, 0, 16, 8), (0, 8, 8, 20), (20, 20, 30, 30))
+
+
+def test_labels_of_a_person(season):
+    cube = season[1]
+    fields = outlines_on(
+        cube,
+        *FOUR,
+        (2, 2, 6, 6),  # inside of the first
+        (16, 0, 20, 8),
+        (100, 100, 110, 110),
+        (31, 31, 32, 32),
+        kind=["corn", 5, None, "Soft Winter Wheat", "lupin", "No field", "corn", "corn"],
+    )
+    none = outlines_on(cube, (24, 0, 32, 4))
+    labels = Labels(fields, none, "kind", cube.odc.geobox, PASTIS)
+    number_HW = labels.numbers(Window(0, 0, 32, 32))
+    assert (labels.left_out, labels.unknown) == (2, ["5", "lupin"])
+    assert number_HW.shape == (32, 32)
+    assert (number_HW == 0).sum() == 4 * 8 + 8 * 4
+    assert number_HW[0, 18] == number_HW[2, 30] == 0
+    assert number_HW[31, 31] == -1
+    inner, outer = number_HW[3, 3], number_HW[0, 0]
+    assert inner != outer  # the smaller one hides the larger one
+    assert (number_HW == inner).sum() == 16
+    assert (number_HW == outer).sum() == 64 - 16
+    names = {number_HW[0, 0]: 3, number_HW[25, 25]: 2, inner: UNKNOWN_CLASS}
+    assert {number: labels.classes_N[number - 1] for number in names} == names
+    np.testing.assert_array_equal(labels.numbers(Window(4, 2, 9, 11)), number_HW[4:13, 2:13])
+    [(window, own)] = labels.windows(cube.odc.geobox)
+    assert (window, own) == (Window(0, 0, 32, 32), frozenset(range(1, 6)))
+    with pytest.raises(ConfigError, match="no column 'crop'"):
+        Labels(fields, none, "crop", cube.odc.geobox, PASTIS)
+
+
+def test_pieces_hold_each_field_once(season, monkeypatch):
+    monkeypatch.setattr("panoseg.register.drawn.PIECE", 12)
+    monkeypatch.setattr("panoseg.register.drawn._MARGIN", 1)
+    cube = season[1]
+    labels = Labels(outlines_on(cube, *FOUR), None, None, cube.odc.geobox, PASTIS)
+    windows = labels.windows(cube.odc.geobox)
+    assert sorted(number for _, own in windows for number in own) == [1, 2, 3, 4]
+    for window, own in windows:
+        number_HW = labels.numbers(window)
+        assert number_HW.shape == (12, 12)
+        assert min(window.top, window.left) >= 0
+        assert max(window.top, window.left) <= 20
+        assert own <= set(np.unique(number_HW).tolist())
+
+
+def test_held_out_fields_lie_together(season):
+    cube = season[1]
+    row = [(4 * n, 0, 4 * n + 4, 4) for n in (3, 0, 5, 1, 4, 2, 6, 7)]
+    labels = Labels(outlines_on(cube, *row), None, None, cube.odc.geobox, PASTIS)
+    number_W = labels.numbers(Window(0, 0, 4, 32))[0]
+    held = labels.held_out(0.25)
+    columns = np.flatnonzero(np.isin(number_W, list(held)))
+    assert columns.tolist() in (list(range(8)), list(range(24, 32)))
+    assert labels.held_out(0) == frozenset()
+
+
+def test_regions_are_matched_with_fields_on_labelled_land_only():
+    number_HW = np.full((10, 12), -1)
+    number_HW[:4, :4], number_HW[:4, 4:8], number_HW[8:], number_HW[5:7, :4] = 1, 2, 0, 3
+    region_HW = np.zeros((10, 12), int)
+    region_HW[:4, :5] = 1  # field 1 and a column of field 2: 16 of 20
+    region_HW[8:, :3] = 2  # where there is no field
+    region_HW[:4, 9:] = 3  # where nobody said anything
+    region_HW[4:8, :4] = 4  # field 3, and as much of unlabelled land
+    total = match_fields(region_HW, number_HW, frozenset({1, 2, 3}))
+    assert total.tolist() == [16 / 20, 1, 3, 1]
+    quality = quality_of(total)
+    assert (quality.found, quality.fields, quality.invented) == (1, 3, 1)
+    assert quality.pq == pytest.approx(0.8 / (1 + 0.5 * (2 + 1)))
+    assert str(quality) == "PQ 32.0, 1 of 3 fields found, 1 invented"
+    assert match_fields(region_HW, number_HW, frozenset({2})).tolist() == [0, 0, 1, 1]
+    assert quality_of(np.zeros(4)).pq == 0
+
+
+def test_it_learns_the_fields_that_are_given_and_nothing_of_unlabelled_land(season, weights):
+    path, cube = season
+    fields = path.with_name("fields.gpkg")
+    outlines_on(cube, *FOUR, crop=["corn", None, "corn", "no field"]).to_file(fields)
+    many = replace(QUICK, steps=15, learning_rate=0.01)
+    with pytest.raises(ParcelsError, match="has 3 fields on the season, and 4 are needed"):
+        adapt(path, fields, weights, class_column="crop", options=many)
+    outlines_on(cube, *FOUR, crop=["corn"] * 4).to_file(fields)
+    adapted = adapt(path, fields, weights, class_column="crop", options=many)
+    assert (adapted.fields, adapted.before, adapted.after) == (4, None, None)
+    maps = {}
+    for name, own in (("before", weights), ("after", adapted.weights)):
+        model = Model.of(own, device="cpu")
+        images = np.stack([cube[band].values for band in own.card.bands], 1).astype(np.float32)
+        days = np.arange(len(images)) * 20
+        maps[name], classes = model.network.probabilities(model.batch(images[None], days))
+        maps[f"{name} corn"] = classes[0, 3]
+    inside = np.s_[0, 0, 1:7, 1:15]
+    assert maps["after"][inside].mean() > maps["before"][inside].mean() + 0.1
+    assert maps["after corn"][1:7, 1:15].mean() > maps["before corn"][1:7, 1:15].mean() + 0.1
+    again = adapt(path, fields, weights, class_column="crop", options=many)
+    assert all(torch.equal(again.weights.state[n], v) for n, v in adapted.weights.state.items())
+    other = adapt(path, fields, weights, class_column="crop", options=replace(many, seed=1)).weights
+    assert any(not torch.equal(other.state[n], v) for n, v in adapted.weights.state.items())
+    provenance = adapted.weights.card.provenance
+    assert (provenance["fields"], provenance["steps"]) == (4, 15)
+
+
+def test_land_without_fields_is_learned(season, weights):
+    path, cube = season
+    fields, none = path.with_name("fields.gpkg"), path.with_name("none.gpkg")
+    outlines_on(cube, *FOUR).to_file(fields)
+    outlines_on(cube, (16, 0, 32, 16)).to_file(none)
+    plain, told = (
+        adapt(path, fields, weights, no_fields=given, options=replace(QUICK, steps=5))
+        for given in (None, none)
+    )
+    assert any("--no-fields" in note for note in plain.notes)
+    assert not any("--no-fields" in note for note in told.notes)
+    assert any(not torch.equal(told.weights.state[n], v) for n, v in plain.weights.state.items())
+
+
+def test_weights_that_got_no_better_are_not_written(season, weights, monkeypatch, capsys):
+    path, cube = season
+    fields, out = path.with_name("fields.gpkg"), path.with_name("weights")
+    outlines_on(cube, *FOUR).to_file(fields)
+    save_weights(path.with_name("start"), weights)
+    answers, held = [Quality(pq, 1, 1, 0) for pq in (0.5, 0.4, 0.5, 0.6)], []
+
+    def quality(self, network, numbers):
+        held.append(len(numbers))
+        return answers[len(held) - 1]
+
+    monkeypatch.setattr("panoseg.register.adapt._Learning.quality", quality)
+    command = ["adapt", str(path), "--fields", str(fields), "--out", str(out)]
+    command += ["--weights", str(path.with_name("start")), "--steps", "2", "--simulated", "1"]
+    assert main([*command, "--held-out", "0.5"]) == 2
+    assert "did not get better, so nothing was written" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*command, "--held-out", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "held-out fields after:  PQ 60.0" in printed
+    assert held == [2, 2, 2, 2]
+    card = load_weights(out).card
+    assert card.scores == {"PQ_held_out_before": 50.0, "PQ_held_out_after": 60.0}
+    assert card.provenance["held_out"] == 2
+    assert main(["map", str(path), "--weights", str(out), "--out", str(out) + "-map"]) == 0
+    assert json.loads((out / "card.json").read_text())["trained_on"].endswith(
+        "adapted by 4 fields of season.nc"
+    )
+
+
+def test_other_networks_and_other_places_are_refused(season):
+    path, cube = season
+    fields = path.with_name("fields.gpkg")
+    outlines_on(cube, (1000, 0, 1010, 9)).to_file(fields)
+    with pytest.raises(WeightsError, match="PaPs cannot be adapted"):
+        adapt(path, fields, tiny_weights(), options=QUICK)
+    with pytest.raises(ParcelsError, match="cover different places"):
+        adapt(path, fields, options=QUICK)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"learning_rate": 2}, {"simulated": 0}, {"held_out": 0.6}, {"seed": -1}],
+)
+def test_options_out_of_range_of_adapt(wrong):
+    with pytest.raises(ConfigError, match=f"--{next(iter(wrong)).replace('_', '-')} is"):
+        AdaptOptions(**wrong)
+
+
+def test_a_piece_smaller_than_the_network_sees(season, weights):
+    path, cube = season
+    small = cube.isel(x=slice(0, 17), y=slice(0, 18))
+    small.to_netcdf(path)
+    fields = path.with_name("fields.gpkg")
+    outlines_on(small, (0, 0, 6, 6), (6, 0, 12, 6), (0, 6, 6, 12), (6, 6, 12, 14)).to_file(fields)
+    assert adapt(path, fields, weights, options=QUICK).fields == 4
+
+
+def test_pieces_are_bounded(season, weights, monkeypatch):
+    monkeypatch.setattr("panoseg.register.drawn._LARGEST_BYTES", 10_000)
+    path, cube = season
+    fields = path.with_name("fields.gpkg")
+    outlines_on(cube, *FOUR).to_file(fields)
+    with pytest.raises(ParcelsError, match="lie nearer to each other"):
+        adapt(path, fields, weights, options=QUICK)
