@@ -197,7 +197,14 @@ def test_weights_that_got_no_better_are_not_written(season, weights, monkeypatch
     card = load_weights(out).card
     assert card.scores == {"PQ_held_out_before": 50.0, "PQ_held_out_after": 60.0}
     assert card.provenance["held_out"] == 2
-    assert main(["map", str(path), "--weights", str(out), "--out", str(out) + "-map"]) == 0
+    mapped = path.with_name("map")
+    command = ["map", str(path), "--weights", str(out), "--out", str(mapped)]
+    assert main([*command, "--parcels", str(path.with_name("no.gpkg"))]) == 2
+    assert not mapped.exists()
+    assert main([*command, "--parcels", str(fields)]) == 0
+    assert "4 parcels, 3.2 ha, in" in capsys.readouterr().out
+    given = gpd.read_parquet(mapped / "fields" / "parcels.parquet")
+    assert (len(given), "class" in given) == (4, True)
     assert json.loads((out / "card.json").read_text())["trained_on"].endswith(
         "adapted by 4 fields of season.nc"
     )

@@ -22,6 +22,7 @@ from panoseg.text_files import read_json
 
 if TYPE_CHECKING:
     from panoseg.maps.mapping import MapResult
+    from panoseg.maps.refine import Refinement
 
 
 def demo(
@@ -102,6 +103,7 @@ def map_season(
     fold: Literal[1, 2, 3, 4, 5] | None = None,
     truth: Path | None = None,
     declared_only: bool = False,
+    parcels: Path | None = None,
     progress: Literal["people", "json"] = "people",
     area: Annotated[AreaOptions, tyro.conf.arg(name="")] = AreaOptions(),  # noqa: B008
     fetch: CubeOptions = CubeOptions(),  # noqa: B008
@@ -119,6 +121,8 @@ def map_season(
 
     example: panoseg map --area farm.geojson --season 2024 --out map
 
+    example: panoseg map season.nc --parcels register.gpkg --out map
+
     example: panoseg map season.nc --weights pastis-utae-paps --fold 1 --out map
 
     Args:
@@ -131,6 +135,8 @@ def map_season(
         truth: File of true parcels; the report compares the map with them.
         declared_only: The truth covers only part of the land: score inside it, as panoseg compare
             --declared-only does.
+        parcels: File of fields that are given: what grows on each is written to the folder
+            fields of the map, as by panoseg refine MAP --parcels FILE.
         progress: How progress is printed: for people, or as JSON lines on standard output, the
             last of which describes the result.
         area: Area and season to fetch and map, instead of a cube.
@@ -151,7 +157,11 @@ def map_season(
     if cube is not None:
         _refuse_early(cube, weights, options.read)
     from panoseg.maps.mapping import map_area, map_cube
+    from panoseg.maps.read_parcels import read_truth
+    from panoseg.maps.refine import refine_file
 
+    if parcels is not None:
+        read_truth(parcels)  # a wrong file costs no map
     with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():
         if cube is None:
             result = map_area(
@@ -161,11 +171,16 @@ def map_season(
             result = map_cube(
                 cube, weights, out, options, truth, declared_only, running=running, fold=fold
             )
+    refined = None
+    if parcels is not None:
+        refined = refine_file(out, parcels, out / "fields")
     hand_over(**_map_to_json(result), out=str(out))
     if progress == "json":
         print(json_module.dumps({"step": "map", **_map_to_json(result)}), flush=True)
     else:
         _print_map(result)
+    if refined is not None and progress == "people":
+        _print_refined(refined, out / "fields" / "parcels.parquet", RefineOptions())
 
 
 def _refuse_early(cube: Path, weights: str | None, read: ReadOptions) -> None:
@@ -288,6 +303,12 @@ def refine(
     from panoseg.maps.refine import is_table, refine_file
 
     refined = refine_file(raster, parcels, out, options, reading)
+    table_path = out if is_table(out) else out / "parcels.parquet"
+    hand_over(parcels=len(refined.parcels), out=str(table_path))
+    _print_refined(refined, table_path, options)
+
+
+def _print_refined(refined: Refinement, table_path: Path, options: RefineOptions) -> None:
     table = refined.parcels
     for note in refined.notes:
         print(f"note: {note}")
@@ -304,8 +325,6 @@ def refine(
             f"note: {table['tied'].sum()} parcels have two classes with equal shares; the {number}"
             " number was taken."
         )
-    table_path = out if is_table(out) else out / "parcels.parquet"
-    hand_over(parcels=len(table), out=str(table_path))
     print(f"{len(table)} parcels, {table['area_ha'].sum():.1f} ha, in {table_path}")
 
 
