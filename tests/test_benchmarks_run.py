@@ -19,6 +19,7 @@ from PIL import Image
 from shapely.geometry import box
 
 from cubes import LEFT, TOP, make_cube
+from panoseg.simulation import SimulationOptions, write_pastis
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 TIMEOUT_S = 900
@@ -29,6 +30,7 @@ TINY = {
     # A server with workers takes too long; the tests of the application start one.
     "app_kills.py": "--help",
     "app_load.py": "--help",
+    "calibration.py": "patches --patches 1 --fold 1",
     "clouds.py": "--seasons 2",
     "coco_pairs.py": "--pairs 2",
     "dataset.py": "--size 64 --dates 2 --parcels 40 --patch 16",
@@ -93,6 +95,8 @@ def test_all_names_benchmarks_that_exist(monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_a_benchmark_runs(name, inputs):
+    if name == "calibration.py":
+        write_pastis(inputs / "patches", 1, (32, 32), options=SimulationOptions(dates=(2, 3)))
     done = subprocess.run(
         [sys.executable, FOLDER / name, *shlex.split(TINY[name])],
         cwd=inputs,
