@@ -329,7 +329,7 @@ def test_confidence_is_a_probability_that_was_fitted():
         samples.append((maps, true_HW, np.zeros(drawn_HW.shape, bool)))
         right.append((strong, real))
     network._fit_confidence(samples, lambda sums: sums)
-    found = np.concatenate([network._confidence(network._regions(m), m) for m, _, _ in samples])
+    found = np.concatenate([network._confidence(network.regions(m), m) for m, _, _ in samples])
     strong = np.concatenate([one for one, _ in right])
     real = np.concatenate([other for _, other in right])
     assert found[strong].mean() == pytest.approx(real[strong].mean(), abs=0.02)
