@@ -577,6 +577,20 @@ def test_qgis_process_gives_crops_to_fields_and_compares(desk, mapped, season):
 
 
 @needs_qgis
+def test_qgis_process_maps_a_folder_before_it_gives_crops(desk, geotiffs, season):
+    truth, out = season.with_name("vrais champs.gpkg"), season.with_name("molles.gpkg")
+    code, said = desk(
+        *("run", "panoseg:refine", "--", f"FIELDS={truth}|layername=champs", "RULE=1"),
+        *(f"CUBE_FOLDER={geotiffs}", "WEIGHTS=fast", f"OUTPUT={out}"),
+    )
+    assert code == 0, said
+    assert f"map {geotiffs} " in said
+    assert "--weights fast" in said
+    fields = gpd.read_file(out, layer="parcels")
+    assert fields["determination_details"].str.contains("soft rule").all()
+
+
+@needs_qgis
 def test_qgis_process_inspects_a_folder_and_says_why_a_file_is_refused(desk, geotiffs, tmp_path):
     page = tmp_path / "page.html"
     code, said = desk(
@@ -732,6 +746,24 @@ for path, details in context.layersToLoadOnCompletion().items():
 print(group.name(), [(node.name(), node.isVisible()) for node in group.children()])
 print(type(group.children()[0].layer().renderer()).__name__)
 print(*(entry.label for entry in group.children()[1].layer().renderer().classes()[:3]), sep=", ")
+
+# What is set in QGIS reaches the program.
+import os
+sys.path.insert(1, "/usr/share/qgis/python/plugins")
+from processing.core.ProcessingConfig import ProcessingConfig
+from panoseg.provider import Provider, setting
+from panoseg.running import child_environment
+from qgis.core import QgsSettings
+for name, value in (("Enabled", True), ("Type", "HttpProxy"), ("Host", "proxy"), ("Port", "8080")):
+    QgsSettings().setValue("proxy/proxy" + name, value)
+print(child_environment()["HTTPS_PROXY"], "PYTHONPATH" in child_environment())
+del os.environ["PANOSEG_PROGRAM"]
+provider = Provider()
+QgsApplication.processingRegistry().addProvider(provider)
+print(repr(setting("PANOSEG_PROGRAM")), repr(setting("PANOSEG_INSTALL")))
+ProcessingConfig.setSettingValue("PANOSEG_PROGRAM", "/opt/panoseg")
+ProcessingConfig.setSettingValue("PANOSEG_INSTALL", True)
+print(setting("PANOSEG_PROGRAM"), setting("PANOSEG_INSTALL"))
 """
 
 
@@ -754,6 +786,9 @@ def test_qgis_draws_fields_with_the_colours_of_their_crops(desk, mapped, season,
         " False)]",
         "QgsCategorizedSymbolRenderer",
         "background, meadow, soft winter wheat",
+        "http://proxy:8080 False",
+        "'' ''",
+        "/opt/panoseg True",
     ], done.stderr
     assert "GeoPackage" not in done.stderr  # of a version that is only partially supported
     assert "Non-conformant" not in done.stderr

@@ -100,7 +100,7 @@ class Runner:
         environment = child_environment()
         try:
             if not self.program:
-                feedback.pushInfo("panoseg is installed once; this takes some minutes.")
+                feedback.pushInfo("panoseg is being installed, once; this takes some minutes.")
                 self._own.make(environment, feedback.pushInfo, feedback.isCanceled)
                 self.program = str(self._own.program)
             feedback.pushCommandInfo(" ".join([self.program, *words]))

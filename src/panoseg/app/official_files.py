@@ -29,7 +29,11 @@ from panoseg.errors import ParcelsError
 from panoseg.files import atomic, write_json
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.compare import compare_parcels
-from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, read_geoparquet
+from panoseg.maps.parcels import (
+    GEOPACKAGE_OPTIONS,
+    SQUARE_METRES_PER_HECTARE,
+    read_geoparquet,
+)
 from panoseg.maps.read_parcels import check_place, read_parcels
 from panoseg.maps.refine import refine_file
 from panoseg.register.parcels import CropCodes, read_crop_codes
@@ -166,7 +170,12 @@ def compare_with_register(register: Path, map_: Path, refined: Path) -> tuple[in
     write_json(refined / INVENTED, found["id"].iloc[list(compared.invented)].tolist())
     with atomic(refined / OUTLINES) as temporary:
         pyogrio.write_dataframe(
-            table, temporary, driver="GPKG", layer="official", geometry_type="Unknown"
+            table,
+            temporary,
+            driver="GPKG",
+            layer="official",
+            geometry_type="Unknown",
+            dataset_options=GEOPACKAGE_OPTIONS,
         )
     return len(made.parcels), made.left_out
 

@@ -49,6 +49,8 @@ _VECTOR_FAILURES = (
 )
 PROBABILITY = "probability:"
 """Prefix of the columns of class probabilities; the name of the class follows."""
+GEOPACKAGE_OPTIONS = {"VERSION": "1.2"}
+"""Options of GDAL: QGIS with a GDAL older than 3.7 warns of newer versions."""
 _CODE_LISTS = {"PASTIS": "https://github.com/VSainteuf/pastis-benchmark"}
 
 
@@ -284,8 +286,7 @@ def write_geopackage(
                 "append": temporary.exists(),
                 "layer": "parcels",
                 "driver": "GPKG",
-                # QGIS with a GDAL older than 3.7 warns of newer versions.
-                "dataset_options": {"VERSION": "1.2"},
+                "dataset_options": GEOPACKAGE_OPTIONS,
             }
             pyogrio.write_dataframe(part, temporary, **options)
             count += len(part)

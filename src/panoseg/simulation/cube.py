@@ -127,7 +127,8 @@ def write_cube(
     folder = new_folder(folder)
     cube, parcels = simulate_cube(size, seed, options, layout)
     outlines = io.BytesIO()  # SQLite would not report that a disk is full
-    parcels.to_file(outlines, driver="GPKG", layer="parcels", engine="pyogrio")
+    # Of newer versions QGIS warns, with an older GDAL.
+    parcels.to_file(outlines, driver="GPKG", layer="parcels", engine="pyogrio", VERSION="1.2")
     # Renamed together, so that no kill leaves one of them alone.
     with (
         atomic(folder / "parcels.gpkg") as gpkg,
