@@ -17,7 +17,7 @@ from rasterio.features import rasterize
 
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.data.profiles import parcel_profiles
+from panoseg.data.arrays import parcel_profiles
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, SCENE_CLASSIFICATION
 from panoseg.maps.read_parcels import read_parcels
 from panoseg.simulation import SimulationOptions, simulate_season

@@ -154,7 +154,7 @@ def rows(count: int) -> list[list[str]]:
 def table(count: int) -> str:
     """Measure, and return the table in Markdown."""
     # Imported here, because it imports torch, which the worker processes do not need.
-    from panoseg.metrics.scores import render_table
+    from panoseg.metrics import render_table
 
     title = f"{count} pairs of {HEIGHT} x {WIDTH}, {SEGMENTS} segments"
     return render_table([title, "pairs a second", "ms a pair and core", "times"], rows(count))

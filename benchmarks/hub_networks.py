@@ -31,16 +31,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from panoseg.metrics import render_table
 from panoseg.metrics.panoptic_quality import (
     PanopticCounts,
     coco_patch_counts,
     quality_of_counts,
 )
-from panoseg.metrics.scores import render_table
 from panoseg.models import hub_networks
 from panoseg.models.model import Model
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.merge import merge_queries
-from panoseg.panoptic.panoptic import Panoptic
 from panoseg.simulation.options import SIMULATED_PHOTOGRAPHS as TABLE
 from panoseg.simulation.options import PhotographOptions
 from panoseg.simulation.photographs import simulate_photograph

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from panoseg.classes import PASTIS
+from panoseg.metrics import render_table
 from panoseg.metrics.confusion import confusion_matrix
 from panoseg.metrics.panoptic_quality import patch_counts
-from panoseg.metrics.scores import render_table
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.join import TileJoiner
 from panoseg.panoptic.merge import ScoredMasks, merge_masks, to_panoptics
-from panoseg.panoptic.panoptic import Panoptic
 
 SIZE = 128
 

@@ -23,7 +23,7 @@ import torch
 
 from hub_networks import print_seconds
 from panoseg.classes import ClassTable, SegmentClass
-from panoseg.metrics.scores import render_table
+from panoseg.metrics import render_table
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.model import Model
 from panoseg.models.network import build_network

@@ -32,7 +32,7 @@ from panoseg.maps.compare import Comparison, compare_files, compare_parcels
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.parcels import parcels_of
 from panoseg.maps.read_parcels import read_parcels
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 _CLEAR = 0.95
 _COMPONENTS, _SCALES, _SIGMAS, _SIZES = (

@@ -17,7 +17,7 @@ from panoseg.classes import PASTIS
 from panoseg.cube.season import Window
 from panoseg.maps.parcels import parcel_table, write_geopackage, write_geoparquet
 from panoseg.maps.rasters import SEGMENTS, RawRaster, write_class_raster, write_cog
-from panoseg.panoptic.panoptic import KINDS, Segments
+from panoseg.panoptic import KINDS, Segments
 
 ACROSS, DOWN, SIDE = 316, 317, 19
 COUNT = ACROSS * DOWN

@@ -19,7 +19,7 @@ from panoseg.classes import PASTIS
 from panoseg.cube.season import Window
 from panoseg.maps.parcels import parcels_of, write_geopackage, write_geoparquet
 from panoseg.maps.rasters import SEGMENTS, RawRaster, write_class_raster, write_cog
-from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
+from panoseg.panoptic import Panoptic, Segment, Segments
 from panoseg.simulation.cube import simulate_cube
 from panoseg.simulation.options import SimulationOptions
 

@@ -377,7 +377,7 @@ READERS: dict[str, Reader] = {
             "models/published:import_published",
             "models/published:read_checkpoint",
             "models/published:read_options",
-            "models/tensor_files:load_tensors",
+            "models/weight_files:load_tensors",
         ),
     ),
     "published weights (Crop2Seg)": Reader(

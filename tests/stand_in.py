@@ -13,7 +13,7 @@ import xarray as xr
 
 from cubes import DATES, make_cube
 from panoseg.classes import PASTIS
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 
 def landscape(height: int, width: int, points: int = 60, seed: int = 0) -> np.ndarray:

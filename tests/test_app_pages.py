@@ -104,7 +104,7 @@ def seen(look, jobs):
 
 def make_photo(folder: Path) -> None:
     """A photograph whose left half is a square and whose right half is sky."""
-    from panoseg.panoptic.panoptic import Panoptic
+    from panoseg.panoptic import Panoptic
     from panoseg.photo.segment import Source, segment_photographs
     from photograph_networks import TABLE
 

@@ -19,8 +19,8 @@ from panoseg.models.configs import SEASON_CONFIGS
 from panoseg.models.network import Network, build_network
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.weights import load_weights, save_weights
+from panoseg.pictures import BLUE, GREY
 from panoseg.pictures.comparison import draw_attention
-from panoseg.pictures.figures import BLUE, GREY
 from panoseg.training import TrainConfig, attention
 from panoseg.training.attention import attention_in, find_place, network_attention
 from panoseg.training.run import start

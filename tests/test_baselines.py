@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from panoseg.data.samples import CentreTargetsBatch
 from panoseg.errors import ConfigError
+from panoseg.models.baselines import Recurrence
 from panoseg.models.configs import config_from_json, to_json
 from panoseg.models.configs.parcels import BackboneConfig, PapsConfig
 from panoseg.models.configs.season import ConvRnnConfig, FpnConfig, UConvLstmConfig, UNet3dConfig
-from panoseg.models.convlstm import Recurrence
 from panoseg.models.losses import PapsLoss, semantic_loss
 from panoseg.models.network import build_network
 from panoseg.panoptic.merge import merge_masks

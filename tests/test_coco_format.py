@@ -24,7 +24,7 @@ from panoseg.coco.format import CocoAnnotations, segments_info, write_coco
 from panoseg.coco.masks import colours_to_ids, ids_to_colours
 from panoseg.errors import OutputError, PanopticFormatError
 from panoseg.metrics.panoptic_quality import quality_of_counts
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 PICTURE = Panoptic.from_maps(
     np.array([[1, 1, 0, 300], [1, 1, 0, 300], [70000, 70000, 0, 300]]),

@@ -29,8 +29,8 @@ from panoseg.coco.masks import decode_mask, encode_mask, png_name, read_ids
 from panoseg.coco.merge import merge_coco
 from panoseg.errors import ConfigError, OutputError, PanopticFormatError
 from panoseg.metrics.panoptic_quality import PanopticCounts, coco_patch_counts, quality_of_counts
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.merge import MergeThresholds
-from panoseg.panoptic.panoptic import Panoptic
 from panoseg.processes import over_images
 
 SIZE = (12, 16)

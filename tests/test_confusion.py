@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 
 from panoseg.classes import PASTIS
 from panoseg.errors import DatasetError
+from panoseg.metrics import confusion_table
 from panoseg.metrics.confusion import confusion_matrix, confusion_scores
-from panoseg.metrics.scores import confusion_table
 
 TRUE = np.array([[0, 0, 1, 1], [1, 1, 2, 2], [3, 3, 3, 3]])
 PREDICTED = np.array([[0, 1, 1, 1], [1, 3, 2, 2], [0, 1, 2, 3]])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mapping_weights import tiny_weights
+from panoseg.api import run_demo
 from panoseg.cli import main
-from panoseg.demo import run_demo
 from panoseg.errors import OutputError, WeightsError
 from panoseg.models.weights import default_weights, save_weights
 

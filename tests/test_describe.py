@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 
 from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
+from panoseg.data.arrays import NdviCounts, Profiles, find_clouds, parcel_profiles
 from panoseg.data.describe import choose_patches, open_labelled, parcels_of, summarise
-from panoseg.data.profiles import NdviCounts, Profiles, find_clouds, parcel_profiles
 from panoseg.data.samples import Sample
 from panoseg.errors import ConfigError
 from panoseg.pictures import dataset as dataset_pictures

@@ -10,7 +10,7 @@ import pytest
 
 import panoseg
 from panoseg.classes import PASTIS, ClassTable, SegmentClass
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 ROOT = Path(panoseg.__file__).parent
 KNOWN = {

@@ -16,15 +16,15 @@ from panoseg.data.samples import Sample
 from panoseg.errors import OutputError, WeightsError
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.draw import draw
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.pictures import draw_curves
 from panoseg.pictures.comparison import (
     Comparison,
     clear_near_midsummer,
     draw_comparison,
     true_colour,
 )
-from panoseg.pictures.figures import draw_curves
 from panoseg.simulation.write_photographs import write_photographs
 from panoseg.training import TrainConfig
 from panoseg.training.checkpoint import read_log
@@ -584,9 +584,7 @@ def test_pictures_of_an_unknown_kind_are_refused(tmp_path, name):
 def curves(tmp_path, monkeypatch, log: str):
     """The two axes that a log is drawn on."""
     figures = []
-    monkeypatch.setattr(
-        "panoseg.pictures.figures.save_figure", lambda figure, path: figures.append(figure)
-    )
+    monkeypatch.setattr("panoseg.pictures.save_figure", lambda figure, path: figures.append(figure))
     (tmp_path / "log.csv").write_text(log)
     draw_curves(read_log(tmp_path / "log.csv"), tmp_path / "curves.png")
     figures[0].canvas.draw()

@@ -62,7 +62,7 @@ COMMANDS: dict[str, tuple[str, int, int, set[str]]] = {
 _DRIVER = """
 import json, os, resource, subprocess, sys
 from pathlib import Path
-import panoseg.training.run, panoseg.training.evaluate, panoseg.demo, panoseg.maps.mapping, panoseg.training.transfer
+import panoseg.training.run, panoseg.training.evaluate, panoseg.simulation.cube, panoseg.maps.mapping, panoseg.training.transfer
 import panoseg.register.dataset
 import dask.array, lightning_fabric, matplotlib.figure, netCDF4, pyogrio, safetensors, tyro  # so that the children need not
 from panoseg.cli import main

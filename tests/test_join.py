@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from panoseg.classes import PASTIS
+from panoseg.panoptic import Panoptic, Segments
 from panoseg.panoptic.join import TileJoiner
-from panoseg.panoptic.panoptic import Panoptic, Segments
 
 
 def parcels(raster, classes=None, scores=None) -> Panoptic:

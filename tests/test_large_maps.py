@@ -42,17 +42,7 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.season import Window, windows_over
 from panoseg.errors import ConfigError, CubeError, OutputError
-from panoseg.maps import (
-    MapOptions,
-    RunOptions,
-    cluster,
-    inputs,
-    mapping,
-    outputs,
-    predict,
-    rasters,
-    tasks,
-)
+from panoseg.maps import MapOptions, RunOptions, cluster, inputs, mapping, outputs, predict, rasters
 from panoseg.maps import outlines as sheets
 from panoseg.maps.assemble import assemble, regions
 from panoseg.maps.mapping import LocalWorkers, map_cube
@@ -63,8 +53,8 @@ from panoseg.maps.read_parcels import read_parcels
 from panoseg.maps.windows import FinishedWindow, WindowFiles, from_bytes, plan_blocks, to_bytes
 from panoseg.models.model import Model
 from panoseg.models.weights import save_weights
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.join import Tile, join_tiles
-from panoseg.panoptic.panoptic import Panoptic
 from panoseg.progress import listening
 from stand_in import EndlessLandscape, StandIn, coordinates_cube, landscape
 
@@ -426,7 +416,7 @@ def test_what_a_scheduler_unpickles_imports_nothing_heavy(season, monkeypatch):
     job = inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None).job
     found = subprocess.run(
         [sys.executable, "-c", _UNPICKLE],
-        input=pickle.dumps([tasks.JobPlugin("job", job).setup]),
+        input=pickle.dumps([cluster.JobPlugin("job", job).setup]),
         capture_output=True,
         check=True,
     )

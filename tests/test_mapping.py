@@ -40,7 +40,7 @@ from panoseg.models.ltae import day_of_year
 from panoseg.models.network import build_network
 from panoseg.models.paps import PaPs
 from panoseg.models.weights import Weights, WeightsCard, default_weights, save_weights
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 from panoseg.simulation.cube import simulate_cube
 from seams import seams, tile_lines
 from waiting import signs_of_process, wait_until

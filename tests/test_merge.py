@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from panoseg.classes import PASTIS
 from panoseg.models.configs.parcels import PapsConfig
 from panoseg.models.paps import PaPs
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.merge import ScoredMasks, merge_masks, to_panoptics
-from panoseg.panoptic.panoptic import Panoptic
 
 A = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
 B = [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]

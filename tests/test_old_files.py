@@ -22,7 +22,7 @@ from panoseg.cli import main
 from panoseg.models.configs import CONFIGS, config_from_json, from_json
 from panoseg.models.model import Model
 from panoseg.models.weights import load_weights
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 from panoseg.photo import PhotoOptions
 from panoseg.photo.segment import open_model
 from panoseg.training import TrainConfig

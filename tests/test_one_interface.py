@@ -33,7 +33,7 @@ from panoseg.models.configs.base import NetworkConfig
 from panoseg.models.model import Model
 from panoseg.models.network import PLAIN, Network, build_network
 from panoseg.models.weights import load_weights
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 from panoseg.photo import PhotoOptions
 from panoseg.photo.segment import open_model
 from panoseg.training import OptimiserConfig, TrainConfig

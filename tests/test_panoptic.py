@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from panoseg.classes import PASTIS
 from panoseg.errors import PanopticFormatError
+from panoseg.panoptic import Panoptic, Segment, Segments
 from panoseg.panoptic.draw import borders, draw
-from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
 from panoseg.panoptic.segments import positions, present_segments
 
 RASTER = np.array([[1, 1, 0, 5], [1, 0, 0, 5], [1, 5, 5, 5]])

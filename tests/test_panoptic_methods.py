@@ -10,8 +10,8 @@ from affine import Affine
 from panoseg.classes import PASTIS
 from panoseg.coco.format import CocoAnnotations
 from panoseg.errors import OutputError, PanopticFormatError
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.merge import MergeThresholds, merge_things_and_stuff
-from panoseg.panoptic.panoptic import Panoptic
 
 RASTER = np.array([[1, 1, 1, 2, 2, 2], [1, 1, 1, 2, 2, 2], [0, 0, 0, 3, 3, 3], [4, 4, 4, 3, 3, 3]])
 RESULT = Panoptic.from_maps(RASTER, {1: 3, 2: 3, 3: 8, 4: 19}, PASTIS, {1: 0.5, 2: 0.75})

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.coco.evaluate import coco_counts
+from panoseg.metrics import panoptic_table
 from panoseg.metrics.panoptic_quality import (
     PanopticCounts,
     coco_patch_counts,
@@ -18,8 +19,7 @@ from panoseg.metrics.panoptic_quality import (
     patch_counts,
     quality_of_counts,
 )
-from panoseg.metrics.scores import panoptic_table
-from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
+from panoseg.panoptic import Panoptic, Segment, Segments
 
 TRUE = Panoptic.from_maps(
     np.array([[1, 1, 1, 2, 2, 2], [1, 1, 1, 2, 2, 2], [0, 0, 0, 3, 3, 3], [4, 4, 4, 3, 3, 3]]),

@@ -41,7 +41,7 @@ from panoseg.maps.rasters import (
     write_cog,
 )
 from panoseg.maps.read_parcels import read_parcels
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 TRANSFORM = Affine(10, 0, 574_680, 0, -10, 5_622_440)
 

@@ -28,7 +28,7 @@ from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.model import Model
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, save_weights
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 from panoseg.photo import PhotoOptions, segment
 from panoseg.photo.segment import (
     COLUMNS,

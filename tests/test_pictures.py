@@ -10,19 +10,19 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
+from panoseg import pictures as shared
 from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
 from panoseg.data.samples import Sample
 from panoseg.metrics.confusion import confusion_scores
 from panoseg.metrics.panoptic_quality import PanopticCounts, quality_of_counts
 from panoseg.models.network import build_network
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.draw import draw
-from panoseg.panoptic.panoptic import Panoptic
 from panoseg.pictures import comparison as comparison_figure
-from panoseg.pictures import figures as curves
+from panoseg.pictures import darker, draw_curves
 from panoseg.pictures import scores as score_pictures
 from panoseg.pictures.comparison import Comparison, draw_comparison
-from panoseg.pictures.figures import darker, draw_curves
 from panoseg.pictures.scores import (
     draw_confusion,
     draw_panoptic_classes,
@@ -43,7 +43,7 @@ from tiny_runs import PAPS, UTAE, write_tiny_dataset
 def figures(monkeypatch):
     """The figures that would be written."""
     found = []
-    for module in (comparison_figure, curves, score_pictures):
+    for module in (comparison_figure, shared, score_pictures):
         monkeypatch.setattr(module, "save_figure", lambda figure, path: found.append(figure))
     return found
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panoseg.models.convlstm import (
+from panoseg.models.baselines import (
     Bidirectional,
     GruCell,
     LstmCell,

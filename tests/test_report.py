@@ -36,7 +36,7 @@ from panoseg.maps.report import (
     scale_bar,
     summarise,
 )
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 HOSTILE = '</title><script>alert("x")</script>&\'"{{ 7 * 7 }}'
 

@@ -38,8 +38,8 @@ from panoseg.simulation.acquisition import (
     shift,
     sun_elevation,
 )
+from panoseg.simulation.draws import fractal_noise, smooth_noise
 from panoseg.simulation.landscape import Landscape, make_landscape
-from panoseg.simulation.noise import fractal_noise, smooth_noise
 from panoseg.simulation.options import CORN, MEADOW, RAPESEED, REGIONS, VOID, WHEAT, Material
 from panoseg.simulation.phenology import Climate, Phenology, first_of_parcel
 from panoseg.simulation.scene import make_surfaces

@@ -14,6 +14,7 @@ from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation import SimulationOptions, simulate_cube, simulate_season, write_pastis
 from panoseg.simulation.acquisition import CLEAR, CLOUD, MISSING, composite, slide
 from panoseg.simulation.countryside import Countryside, make_countryside
+from panoseg.simulation.draws import draw_style
 from panoseg.simulation.growth import Climate, Farming
 from panoseg.simulation.landscape import LandCover, most_common
 from panoseg.simulation.layout import ParcelFile
@@ -28,7 +29,6 @@ from panoseg.simulation.options import (
     Material,
 )
 from panoseg.simulation.phenology import Phenology, fallow, grassland, lawn
-from panoseg.simulation.style import draw_style
 
 INFRARED = PASTIS_BANDS.index("B08")
 SMALL = (40, 40)

@@ -35,7 +35,6 @@ ORDER = (
     "results",
     "register",
     "photo",
-    "demo",
     "api",
     "app",
     "cli",
@@ -44,7 +43,7 @@ ORDER = (
 
 # The methods that ``Panoptic`` offers its users need the packages that build on it: each imports
 # its implementation when it is called. No other import may point right.
-METHODS = {("panoseg.panoptic.panoptic", "panoseg.results")}
+METHODS = {("panoseg.panoptic", "panoseg.results")}
 # The package itself names what it offers and imports it when it is used.
 DOOR = "panoseg"
 
@@ -170,3 +169,24 @@ def test_files_are_not_too_long():
         if (lines := path.read_text().count("\n")) > LONGEST_FILE
     ]
     assert not long, f"files of more than {LONGEST_FILE} lines: {long}"
+
+
+def test_no_name_of_a_package_is_that_of_one_of_its_modules():
+    """Importing the module would replace the name, such as ``json`` in a package with json.py."""
+    clashes = []
+    for path in sorted(ROOT.rglob("__init__.py")):
+        module = ".".join(("panoseg", *path.parent.relative_to(ROOT).parts))
+        modules = {other.stem for other in path.parent.iterdir()}
+        for node in ast.parse(path.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.asname or alias.name.split(".")[0] for alias in node.names]
+                # A name of the very module comes after it.
+                origin = (getattr(node, "module", None) or "").removeprefix(f"{module}.")
+                names = [name for name in names if name != origin]
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names = [node.name]
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                names = [name.id for name in ast.walk(node) if isinstance(name, ast.Name)]
+            clashes += [f"{module}.{name}" for name in names if name in modules]
+    assert not clashes, f"names that a module of the package replaces: {clashes}"

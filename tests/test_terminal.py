@@ -20,7 +20,7 @@ from panoseg.classes import ClassTable, SegmentClass
 from panoseg.cli import main, script
 from panoseg.cli.terminal import say, system_limit
 from panoseg.coco.format import write_coco
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 PEOPLE = ClassTable(
     "people",

@@ -31,7 +31,7 @@ from panoseg.models.losses import PapsLoss
 from panoseg.models.network import Details, Network, build_network, initialise
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.paps import best_threshold, threshold_counts
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 from panoseg.training import (
     DataConfig,
     OptimiserConfig,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from panoseg.models.baselines import UNet3d, _Conv3d
 from panoseg.models.configs.season import UNet3dConfig
 from panoseg.models.network import initialise
-from panoseg.models.unet3d import UNet3d, _Conv3d
 from small_networks import season, small_model
 
 

@@ -30,7 +30,7 @@ from hub_checkpoints import save_checkpoint
 from mapping_weights import tiny_weights
 from panoseg.cli import main
 from panoseg.errors import ConfigError, OutputError, WeightsError
-from panoseg.models import fetching, weight_archives, weights_list
+from panoseg.models import fetching, weight_files, weights_list
 from panoseg.models.weights import save_weights
 from panoseg.models.weights_by_name import locate, origin_of, weights_cache
 from panoseg.models.weights_list import find_named
@@ -466,7 +466,7 @@ def test_hostile_archives_write_nothing_outside(server, tmp_path, kind):
 
 
 def test_many_small_files_are_refused(server, monkeypatch):
-    monkeypatch.setattr(weight_archives, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(weight_files, "MOST_ENTRIES", 3)
     server.records["7"] = {"w.zip": zipped({f"f{number}": b"" for number in range(4)})}
     refusal(lambda: locate("zenodo:7"), "or 3 files")
 

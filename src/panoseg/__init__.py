@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from panoseg.errors import PanosegError
     from panoseg.metrics.panoptic_quality import panoptic_quality
     from panoseg.models.model import Model
-    from panoseg.panoptic.panoptic import Panoptic
+    from panoseg.panoptic import Panoptic
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ _MODULES = {
     "PASTIS": "data.pastis",
     "ClassTable": "classes",
     "Model": "models.model",
-    "Panoptic": "panoptic.panoptic",
+    "Panoptic": "panoptic",
     "PanosegError": "errors",
     "SegmentClass": "classes",
     "collate": "data.samples",

@@ -13,7 +13,7 @@ import numpy as np
 
 from panoseg.classes import ClassTable
 from panoseg.errors import PanopticFormatError
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -32,7 +32,7 @@ def plot(
     alpha: float = 0.6,
 ) -> Axes:
     """Draw a segmentation in the colours of its classes; see ``Panoptic.plot``."""
-    from panoseg.pictures.figures import plot_segmentation
+    from panoseg.pictures import plot_segmentation
 
     return plot_segmentation(result, _table_of(result, table), image, ax, alpha)
 

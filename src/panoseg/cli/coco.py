@@ -60,8 +60,8 @@ def evaluate(
     """
     from panoseg.coco.evaluate import evaluate_coco
     from panoseg.files import check_writable, write_json
+    from panoseg.metrics import panoptic_table
     from panoseg.metrics.panoptic_quality import quality_of_counts
-    from panoseg.metrics.scores import panoptic_table
 
     if json is not None:
         check_writable(json)

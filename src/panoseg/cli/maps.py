@@ -41,7 +41,7 @@ def demo(
         seed: Seed of the landscape.
         weights: Folder or name of weights; by default the weights in the package.
     """
-    from panoseg.demo import run_demo
+    from panoseg.api import run_demo
 
     result = run_demo(out, size, seed, weights)
     for note in result.notes:

@@ -104,7 +104,7 @@ class _Tables:
         self._count = 0
 
     def add(self, name: str, rows: list[dict[str, Any]]) -> None:
-        from panoseg.metrics.scores import render_table
+        from panoseg.metrics import render_table
 
         self._count += 1
         if self._count <= _MAX_TABLES:

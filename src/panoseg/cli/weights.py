@@ -62,7 +62,7 @@ def list_weights(*, cache: Path | None = None, json: bool = False) -> None:
     if json:
         print(json_module.dumps([_facts(entry, cache) for entry in entries], indent=1))
         return
-    from panoseg.metrics.scores import render_table
+    from panoseg.metrics import render_table
 
     columns = ("name", "task", "classes", "trained on", "published", "licence", "size", "here")
     rows = [

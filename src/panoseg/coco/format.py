@@ -38,7 +38,7 @@ from panoseg.coco.json import (
 from panoseg.coco.masks import HIGHEST_ID, png_name, read_ids, write_ids
 from panoseg.errors import OutputError, PanopticFormatError, PanosegError
 from panoseg.files import atomic, new_folder, write_json
-from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic import Panoptic, Segments
 from panoseg.panoptic.segments import contradiction, kinds_of, present_segments
 from panoseg.processes import over_images
 from panoseg.progress import track

@@ -44,7 +44,7 @@ from panoseg.coco.masks import (
     write_ids,
 )
 from panoseg.errors import ConfigError, PanopticFormatError
-from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic import Panoptic, Segments
 from panoseg.panoptic.segments import positions, present_segments
 
 _BYTE = 255

@@ -23,6 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from panoseg.classes import ClassTable, SegmentClass
+from panoseg.metrics import or_null, panoptic_table, percent, render_table
 from panoseg.metrics.confusion import ConfusionScores, confusion_matrix, confusion_scores
 from panoseg.metrics.panoptic_quality import (
     PanopticCounts,
@@ -30,8 +31,7 @@ from panoseg.metrics.panoptic_quality import (
     coco_patch_counts,
     quality_of_counts,
 )
-from panoseg.metrics.scores import or_null, panoptic_table, percent, render_table
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 DetectionKind = Literal["box", "mask"]
 Row = Mapping[str, Any]

@@ -37,7 +37,7 @@ from panoseg.data import PhotographConfig
 from panoseg.data.photograph_files import decode_photograph, read_bytes
 from panoseg.data.photographs import VOID, Objects, Photograph, View, choose_view
 from panoseg.errors import DatasetError, PanopticFormatError
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 _LARGEST_NUMBER = 2**53
 

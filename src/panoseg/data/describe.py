@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 
 from panoseg.classes import ClassTable
 from panoseg.data import pastis, s2tsczcrop
+from panoseg.data.arrays import NdviCounts, parcel_profiles
 from panoseg.data.layouts import PASTIS_LAYOUT, find_layout
 from panoseg.data.pastis_files import NORMALISATION_FILE, own_bands
-from panoseg.data.profiles import NdviCounts, parcel_profiles
 from panoseg.data.samples import Sample
 from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, DatasetError, OutputError

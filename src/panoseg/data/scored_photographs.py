@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from panoseg.data.coco import CocoRecords
 from panoseg.data.photographs import Photograph
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 
 @dataclass(frozen=True, eq=False)

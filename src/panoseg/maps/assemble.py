@@ -33,8 +33,8 @@ from panoseg.maps.rasters import (
     class_kind,
 )
 from panoseg.maps.windows import WindowFiles
+from panoseg.panoptic import Panoptic, Segments
 from panoseg.panoptic.join import join_tiles
-from panoseg.panoptic.panoptic import Panoptic, Segments
 from panoseg.panoptic.segments import present_segments
 from panoseg.progress import track
 

@@ -21,7 +21,7 @@ from PIL import Image
 from rasterio.features import geometry_mask
 
 from panoseg.cube.season import CLEAR_CLASSES, Season
-from panoseg.data.profiles import CLOUD_REFLECTANCE
+from panoseg.data.arrays import CLOUD_REFLECTANCE
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, SCENE_CLASSIFICATION
 from panoseg.maps.rasters import NO_DATA_CLASS
 

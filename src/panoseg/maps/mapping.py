@@ -44,7 +44,7 @@ from panoseg.maps.predict import OpenJob, finished
 from panoseg.maps.report import ParcelSummary
 from panoseg.maps.windows import UNFINISHED, Block, Save, WindowFiles, begin, fingerprint, finish
 from panoseg.models.weights import Weights
-from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic import Panoptic, Segments
 from panoseg.progress import counting, track
 
 

@@ -44,7 +44,7 @@ from panoseg.maps.rasters import write_cog
 from panoseg.maps.read_parcels import left_out_notes
 from panoseg.maps.report import ReportContent, render_report, summarise
 from panoseg.models.weights import Weights
-from panoseg.panoptic.panoptic import Segments
+from panoseg.panoptic import Segments
 from panoseg.training.publish import bands_of, classifications, describe_model
 
 SHIPPED_NOTE = (

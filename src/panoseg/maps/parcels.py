@@ -34,7 +34,7 @@ import panoseg
 from panoseg.classes import ClassTable
 from panoseg.files import atomic
 from panoseg.maps.outlines import polygonise
-from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic import Panoptic, Segments
 
 SQUARE_METRES_PER_HECTARE = 10_000
 FIBOA = {

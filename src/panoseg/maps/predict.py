@@ -25,8 +25,8 @@ from panoseg.maps import MapOptions
 from panoseg.maps.windows import Block, FinishedWindow, plan_blocks, to_bytes
 from panoseg.models.model import Model, find_device
 from panoseg.models.weights import Weights, WeightsCard
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.join import Tile
-from panoseg.panoptic.panoptic import Panoptic
 
 _BLOCK_BYTES = 400 * 1024**2
 BLOCK_SIDE = 512

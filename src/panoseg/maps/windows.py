@@ -34,8 +34,8 @@ from panoseg.files import (
 )
 from panoseg.maps import MapOptions
 from panoseg.models.weights import Weights
+from panoseg.panoptic import Segments
 from panoseg.panoptic.join import Tile
-from panoseg.panoptic.panoptic import Segments
 from panoseg.text_files import read_json
 
 Save = Callable[[int, bytes], None]

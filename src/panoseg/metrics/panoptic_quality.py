@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 
 from panoseg.classes import PASTIS, ClassTable
-from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic import Panoptic, Segments
 from panoseg.panoptic.segments import Overlap, overlap
 
 Definition = Literal["pastis", "coco"]

@@ -33,7 +33,7 @@ from panoseg.models.network import (
     labels_of,
 )
 from panoseg.models.outputs import FeatureMaps
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.regions import (
     basins,
     describe_regions,

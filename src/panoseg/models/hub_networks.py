@@ -37,8 +37,8 @@ from panoseg.models.configs.hub import (
 )
 from panoseg.models.network import PLAIN, Network, PredictOptions
 from panoseg.models.outputs import spread
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.merge import NO_CLASS, QueryThresholds, merge_queries
-from panoseg.panoptic.panoptic import Panoptic
 
 _PREFIX = "network."
 """Beginning of the names of all entries of the library's network."""

@@ -23,7 +23,7 @@ from panoseg.models.configs import check_tta
 from panoseg.models.network import PLAIN, Network, PredictOptions
 from panoseg.models.weights import CARD, Weights, load_weights
 from panoseg.models.weights_list import PACKAGE_WEIGHTS
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -25,7 +25,7 @@ from panoseg.models.configs import ModelConfig, fit_to_table
 from panoseg.models.configs.base import Answers, Inputs, SemanticLossConfig
 from panoseg.models.losses import SemanticLoss
 from panoseg.models.outputs import FeatureMaps, SemanticOutput
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 _Part = TypeVar("_Part")
 _XAVIER = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear

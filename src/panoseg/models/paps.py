@@ -43,8 +43,8 @@ from panoseg.models.outputs import (
     resample,
     window_index,
 )
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.merge import ScoredMasks, merge_masks, to_panoptics
-from panoseg.panoptic.panoptic import Panoptic
 from panoseg.panoptic.tta import (
     SoftMasks,
     augment,

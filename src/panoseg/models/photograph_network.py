@@ -26,8 +26,8 @@ from panoseg.models.configs.photograph import IGNORED, Backbone, BackboneNorm, S
 from panoseg.models.initial_weights import take_initial_weights
 from panoseg.models.network import PLAIN, Details, Network, PredictOptions
 from panoseg.models.outputs import DetectedObjects, PhotographLabels, PhotographOutput, spread
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.merge import MergeThresholds, ThingsAndStuff, merge_drawn
-from panoseg.panoptic.panoptic import Panoptic
 
 
 def residual_network(

@@ -33,7 +33,7 @@ from panoseg.models.configs.season import (
     UtaeConfig,
     WtaeConfig,
 )
-from panoseg.models.tensor_files import load_tensors
+from panoseg.models.weight_files import load_tensors
 from panoseg.models.weights import Weights, WeightsCard, check_state
 from panoseg.text_files import read_json
 

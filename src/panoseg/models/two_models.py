@@ -45,7 +45,7 @@ from panoseg.models.photograph_network import (
     residual_network,
     semantic_loss,
 )
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 Norm = Callable[[int], nn.Module]
 

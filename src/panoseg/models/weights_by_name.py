@@ -37,7 +37,7 @@ from panoseg.models.fetching import (
     wanted_of_hub,
     zenodo_files,
 )
-from panoseg.models.weight_archives import find_root, is_archive, unpack
+from panoseg.models.weight_files import find_root, is_archive, unpack
 from panoseg.models.weights_list import (
     PACKAGE_FOLDER,
     Named,
@@ -388,7 +388,7 @@ def _convert_pickle(folder: Path) -> None:
     from safetensors.torch import save_file
     from torch import Tensor
 
-    from panoseg.models.tensor_files import load_tensors
+    from panoseg.models.weight_files import load_tensors
 
     state = load_tensors(pickle, "Name another repository, one with model.safetensors.")
     if not isinstance(state, dict) or not all(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panoseg.classes import ClassTable
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw

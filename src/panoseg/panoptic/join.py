@@ -26,7 +26,7 @@ import numpy as np
 
 from panoseg.classes import ClassTable
 from panoseg.cube.season import Window
-from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic import Panoptic, Segments
 from panoseg.panoptic.tiles import (
     Cover,
     Tile,

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from panoseg.classes import ClassTable
 from panoseg.errors import ConfigError
-from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic import Panoptic, Segments
 from panoseg.panoptic.segments import kinds_of, present_segments
 
 

@@ -33,8 +33,8 @@ from panoseg.models.photograph_network import PhotographNetwork
 from panoseg.models.two_models import TwoModels
 from panoseg.models.weights import load_card
 from panoseg.models.weights_by_name import origin_of
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.draw import overlay
-from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo import PhotoOptions
 from panoseg.progress import track
 

@@ -16,13 +16,13 @@ import numpy as np
 from torch import Tensor
 
 from panoseg.classes import ClassTable
-from panoseg.data.profiles import Profiles, parcel_profiles
+from panoseg.data.arrays import Profiles, parcel_profiles
 from panoseg.data.samples import Sample
 from panoseg.data.scored_photographs import ScoredPhotograph
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.draw import boundary_colour, draw, overlay
-from panoseg.panoptic.panoptic import Panoptic
-from panoseg.pictures.figures import (
+from panoseg.pictures import (
     BLUE,
     GREY,
     OPACITY,

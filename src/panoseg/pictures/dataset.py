@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panoseg.classes import ClassTable, SegmentClass
+from panoseg.data.arrays import PERIOD_DAYS
 from panoseg.data.describe import (
     DatasetSummary,
     PatchFacts,
@@ -26,15 +27,13 @@ from panoseg.data.describe import (
     summarise,
 )
 from panoseg.data.pastis_files import own_bands
-from panoseg.data.profiles import PERIOD_DAYS
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, write_text
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.metrics.scores import percent, render_table
+from panoseg.metrics import percent, render_table
+from panoseg.panoptic import Panoptic
 from panoseg.panoptic.draw import draw
-from panoseg.panoptic.panoptic import Panoptic
-from panoseg.pictures.comparison import land_of
-from panoseg.pictures.figures import (
+from panoseg.pictures import (
     BLUE,
     GREY,
     OPACITY,
@@ -46,6 +45,7 @@ from panoseg.pictures.figures import (
     paled,
     save_figure,
 )
+from panoseg.pictures.comparison import land_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,10 +13,10 @@ import numpy as np
 
 from panoseg.classes import ClassTable
 from panoseg.coco.scores import PhotographScores
+from panoseg.metrics import PanopticScores, Scores, SemanticScores
 from panoseg.metrics.confusion import ConfusionScores
 from panoseg.metrics.panoptic_quality import PanopticQuality
-from panoseg.metrics.scores import PanopticScores, Scores, SemanticScores
-from panoseg.pictures.figures import new_figure, save_figure
+from panoseg.pictures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,8 +18,8 @@ import numpy as np
 from scipy import sparse
 
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.simulation.draws import fractal_noise
 from panoseg.simulation.landscape import CELLS
-from panoseg.simulation.noise import fractal_noise
 from panoseg.simulation.options import SimulationOptions
 
 CLEAR, CLOUD, SHADOW, CIRRUS, SNOW, MISSING = range(6)

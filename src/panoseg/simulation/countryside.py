@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
+from panoseg.simulation.draws import Style, smooth_noise
 from panoseg.simulation.landscape import CELL_M, CELLS, HECTARE_CELLS, Landscape
-from panoseg.simulation.noise import smooth_noise
 from panoseg.simulation.options import MEADOW, VOID, Material, Region, SimulationOptions
-from panoseg.simulation.style import Style
 from panoseg.simulation.villages import Settlement
 
 _MARGIN = 12

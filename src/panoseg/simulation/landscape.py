@@ -16,7 +16,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from panoseg.simulation.noise import smooth_noise
+from panoseg.simulation.draws import smooth_noise
 from panoseg.simulation.options import (
     FAR_REGIONS,
     MEADOW,

@@ -14,9 +14,9 @@ import numpy as np
 
 from panoseg.errors import DatasetError
 from panoseg.simulation.countryside import Countryside
+from panoseg.simulation.draws import Style
 from panoseg.simulation.landscape import CELL_M, CELLS, HECTARE_CELLS, PIXEL_M, Landscape, Plan
 from panoseg.simulation.options import Material, Region, SimulationOptions
-from panoseg.simulation.style import Style
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

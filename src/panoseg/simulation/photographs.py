@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from panoseg.errors import ConfigError
-from panoseg.panoptic.panoptic import Panoptic
-from panoseg.simulation.noise import fractal_noise, smooth_noise
+from panoseg.panoptic import Panoptic
+from panoseg.simulation.draws import fractal_noise, smooth_noise
 from panoseg.simulation.options import (
     BALL,
     BRICKS,

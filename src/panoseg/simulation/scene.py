@@ -25,9 +25,9 @@ from panoseg.simulation.acquisition import (
     repeat,
     sun_elevation,
 )
+from panoseg.simulation.draws import Style, smooth_noise
 from panoseg.simulation.growth import Climate, Cover, Farming
 from panoseg.simulation.landscape import CELLS, PIXEL_M, Landscape
-from panoseg.simulation.noise import smooth_noise
 from panoseg.simulation.options import (
     BEET,
     CORN,
@@ -52,7 +52,6 @@ from panoseg.simulation.options import (
     SimulationOptions,
 )
 from panoseg.simulation.phenology import Phenology, first_of_parcel
-from panoseg.simulation.style import Style
 from panoseg.simulation.variation import (
     STAGE_DAYS,
     VIGOUR,

@@ -29,6 +29,7 @@ from panoseg.simulation.acquisition import (
     sun_elevation,
 )
 from panoseg.simulation.countryside import make_countryside
+from panoseg.simulation.draws import Style, draw_style
 from panoseg.simulation.growth import Climate
 from panoseg.simulation.landscape import (
     PIXEL_M,
@@ -39,7 +40,6 @@ from panoseg.simulation.landscape import (
 from panoseg.simulation.layout import Layout, check_layout, landscape_of_parcels
 from panoseg.simulation.options import FAR_REGIONS, VOID, Region, SimulationOptions
 from panoseg.simulation.scene import Scene
-from panoseg.simulation.style import Style, draw_style
 
 _REVISIT_DAYS = 5
 _WINTER = (75, 190)  # days

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from panoseg.simulation.draws import smooth_noise
 from panoseg.simulation.landscape import CELLS, Landscape
-from panoseg.simulation.noise import smooth_noise
 from panoseg.simulation.options import MEADOW, Material
 
 VIGOUR = 2.2

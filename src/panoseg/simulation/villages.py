@@ -11,10 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
+from panoseg.simulation.draws import Style, smooth_noise
 from panoseg.simulation.landscape import CELL_M, HECTARE_CELLS, Plan
-from panoseg.simulation.noise import smooth_noise
 from panoseg.simulation.options import Material, Region, SimulationOptions
-from panoseg.simulation.style import Style
 
 _STOCK = 7
 """Units of each material outside fields, which differ in colour and growth."""

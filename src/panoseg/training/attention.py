@@ -17,8 +17,8 @@ from panoseg.data.describe import open_labelled, parcels_of
 from panoseg.data.samples import Batch, collate
 from panoseg.errors import ConfigError
 from panoseg.models.network import Network
+from panoseg.pictures import check_picture
 from panoseg.pictures.comparison import Place, draw_attention
-from panoseg.pictures.figures import check_picture
 from panoseg.training import TrainConfig
 from panoseg.training.evaluate import ShowResult, find_weights, reading_words, scored_split
 from panoseg.training.loop import make_fabric

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from panoseg.errors import ConfigError, PanosegError, WeightsError
 from panoseg.files import atomic, output_error
-from panoseg.models.tensor_files import load_tensors
+from panoseg.models.weight_files import load_tensors
 from panoseg.text_files import listed, read_text, reason_of, table_of
 
 if TYPE_CHECKING:

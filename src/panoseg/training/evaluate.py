@@ -21,15 +21,15 @@ from panoseg.data.places import Place
 from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
+from panoseg.metrics import Scores, nothing_true
 from panoseg.metrics.confusion import Region
-from panoseg.metrics.scores import Scores, nothing_true
 from panoseg.models.configs import check_tta
 from panoseg.models.hub_folders import is_hub_folder
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network
 from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
+from panoseg.pictures import check_picture
 from panoseg.pictures.comparison import DRAW, Comparison
-from panoseg.pictures.figures import check_picture
 from panoseg.pictures.scores import draw_scores
 from panoseg.processes import hold_in_first_process
 from panoseg.training import TrainConfig

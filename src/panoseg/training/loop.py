@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from panoseg.errors import ConfigError
-from panoseg.metrics.scores import numbers_text
+from panoseg.metrics import numbers_text
 from panoseg.models.network import Network
 from panoseg.progress import track
 from panoseg.training import OptimiserConfig, TrainConfig

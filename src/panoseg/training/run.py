@@ -24,13 +24,13 @@ from panoseg.data.pastis import FOLDS
 from panoseg.data.places import Place, place_of, resolved
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove, remove_unfinished, write_json
-from panoseg.metrics.scores import Scores, nothing_true, numbers_text
+from panoseg.metrics import Scores, nothing_true, numbers_text
 from panoseg.models.configs import from_json, to_json
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network, build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.models.weights_by_name import locate
-from panoseg.pictures.figures import draw_curves
+from panoseg.pictures import draw_curves
 from panoseg.pictures.scores import draw_scores
 from panoseg.processes import hold_in_first_process, is_first_process
 from panoseg.text_files import read_json

@@ -27,6 +27,7 @@ from panoseg.coco.scores import (
 from panoseg.data.samples import Batch
 from panoseg.data.scored_photographs import ScoredBatch, ScoredPhotograph
 from panoseg.errors import ConfigError
+from panoseg.metrics import PanopticScores, Scores, SemanticScores
 from panoseg.metrics.confusion import (
     REGIONS,
     PixelCounts,
@@ -36,7 +37,6 @@ from panoseg.metrics.confusion import (
     pixel_counts,
 )
 from panoseg.metrics.panoptic_quality import PanopticCounts, patch_counts, quality_of_counts
-from panoseg.metrics.scores import PanopticScores, Scores, SemanticScores
 from panoseg.models.configs import ModelConfig
 from panoseg.models.network import (
     Details,
@@ -46,7 +46,7 @@ from panoseg.models.network import (
     labels_of,
 )
 from panoseg.models.outputs import SemanticOutput
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic import Panoptic
 from panoseg.progress import track
 from panoseg.training.splits import Split
 

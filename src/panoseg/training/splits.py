@@ -24,8 +24,8 @@ from panoseg.data.places import Place
 from panoseg.data.samples import Normalisation, collate
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.files import write_json, write_text
+from panoseg.metrics import render_table
 from panoseg.metrics.confusion import confusion_scores
-from panoseg.metrics.scores import render_table
 from panoseg.models.configs import ModelConfig, facts_of
 from panoseg.text_files import read_json
 from panoseg.training import TrainConfig

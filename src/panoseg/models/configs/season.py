@@ -297,7 +297,7 @@ class UNet3dConfig(SeasonConfig):
 
     name: ClassVar[str] = "unet3d"
     title: ClassVar[str] = "U-Net 3D"
-    network: ClassVar[str] = "panoseg.models.unet3d:UNet3d"
+    network: ClassVar[str] = "panoseg.models.baselines:UNet3d"
     stride: ClassVar[int] = 4
 
     bands: int = 10
@@ -332,7 +332,7 @@ class UConvLstmConfig(SeasonConfig):
     """
 
     name: ClassVar[str] = "uconvlstm"
-    network: ClassVar[str] = "panoseg.models.convlstm:UConvLstm"
+    network: ClassVar[str] = "panoseg.models.baselines:UConvLstm"
 
     bands: int = 10
     """Number of channels of an image; follows from the data."""
@@ -389,7 +389,7 @@ class FpnConfig(SeasonConfig):
 
     name: ClassVar[str] = "fpn"
     title: ClassVar[str] = "FPN + ConvLSTM"
-    network: ClassVar[str] = "panoseg.models.convlstm:FpnConvLstm"
+    network: ClassVar[str] = "panoseg.models.baselines:FpnConvLstm"
     stride: ClassVar[int] = 1
 
     bands: int = 10
@@ -444,7 +444,7 @@ class ConvRnnConfig(SeasonConfig):
     """ConvLSTM and ConvGRU: a recurrence over dates by convolutions at full size."""
 
     name: ClassVar[str] = "convrnn"
-    network: ClassVar[str] = "panoseg.models.convlstm:ConvRnn"
+    network: ClassVar[str] = "panoseg.models.baselines:ConvRnn"
     stride: ClassVar[int] = 1
 
     bands: int = 10

@@ -1,12 +1,14 @@
-"""Draw what a season is like: options that are not given are off, or drawn within wide bounds.
+"""What is drawn at random: the style of a season, and fields over pixels.
 
-The bounds of the style "real" come from what is published about Sentinel-2 and European farmland,
-rounded outwards; none is fitted to an image.
+Options that are not given are off, or drawn within wide bounds. The bounds of the style "real" come
+from what is published about Sentinel-2 and European farmland, rounded outwards; none is fitted to
+an image. Fields are white noise filtered in the frequency domain.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, get_args
 
 import numpy as np
@@ -119,3 +121,55 @@ def _some(rng: np.random.Generator, names: tuple[str, ...], share: float) -> tup
     """Draw some of the names, more in some seasons than in others."""
     chance = rng.beta(4 * share, 4 * (1 - share))
     return tuple(name for name in names if rng.random() < chance * _RARE.get(name, 1.0))
+
+
+@lru_cache(maxsize=32)
+def _frequencies(height: int, width: int) -> np.ndarray:
+    frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    single: np.ndarray = frequencies.astype(np.float32)
+    return single
+
+
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], length: float) -> np.ndarray:
+    """Draw Gaussian noise whose features are about ``length`` pixels wide.
+
+    Returns:
+        float32 of ``shape``, with zero mean and unit deviation over a slightly larger field.
+    """
+    height, width = _padded(shape)
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
+    spectrum *= np.exp(-0.5 * (np.pi * length * _frequencies(height, width)) ** 2)
+    return _standardised(np.fft.irfft2(spectrum, s=(height, width)), shape)
+
+
+def fractal_noise(
+    rng: np.random.Generator, shape: tuple[int, int], power: float, largest: float
+) -> np.ndarray:
+    """Draw noise with a power-law spectrum, as clouds have.
+
+    Args:
+        rng: The generator.
+        shape: Height and width in pixels.
+        power: Amplitude falls with frequency to this power.
+        largest: Size of the largest features in pixels.
+
+    Returns:
+        float32 of ``shape``, with zero mean and unit deviation over a slightly larger field.
+    """
+    height, width = _padded(shape)
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
+    spectrum /= (_frequencies(height, width) ** 2 + 1.0 / largest**2) ** (power / 2)
+    return _standardised(np.fft.irfft2(spectrum, s=(height, width)), shape)
+
+
+def _padded(shape: tuple[int, int]) -> tuple[int, int]:
+    """Return a larger size that transforms quickly; its margin hides that the noise is periodic."""
+    return tuple(int(np.ceil(1.2 * extent / 16)) * 16 for extent in shape)  # type: ignore[return-value]
+
+
+def _standardised(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    field = field - field.mean()
+    # Features much longer than a small field leave nothing of it.
+    deviation = max(float(field.std()), 1e-12)
+    standardised: np.ndarray = (field[: shape[0], : shape[1]] / deviation).astype(np.float32)
+    return standardised

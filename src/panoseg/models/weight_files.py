@@ -1,25 +1,106 @@
-"""Unpack the archives in which weights are published, within bounds, and find the weights in them.
+"""Files of weights from elsewhere, opened within bounds: those of ``torch.save``, and archives.
 
-Every entry must be a plain file or folder inside; links, devices and paths that climb out are
-refused, and the size is bounded before and while it is written.
+This is the only place that opens files of ``torch.save``. They are pickles, which could run code:
+they are read with ``weights_only``, as tensors and plain values alone, and never without. What they
+hold is checked to be plain numbers in memory.
+
+Every entry of an archive must be a plain file or folder inside; links, devices and paths that climb
+out are refused, and the size is bounded before and while it is written.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import tarfile
+import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 from panoseg.errors import WeightsError
 from panoseg.files import output_error
 from panoseg.text_files import reason_of, shortened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def load_tensors(path: Path, advice: str) -> Any:  # noqa: ANN401
+    """Return the content of a checkpoint, on the CPU.
+
+    Args:
+        path: The file.
+        advice: What the user can do where the file cannot be read: a sentence for the message.
+
+    Raises:
+        WeightsError: The file is missing or damaged, or holds code.
+    """
+    import torch  # in the functions that need it: to find weights by name needs none
+
+    try:
+        with warnings.catch_warnings():
+            # Before torch fails it warns about other protocols of pickling.
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise WeightsError(f"{path}: {error.strerror}. {advice}") from error
+    # A damaged or hostile pickle can fail in any way, an OSError included.
+    except Exception as error:
+        raise WeightsError(
+            f"{path} is damaged or holds more than numbers{_culprit(error)}. {advice}"
+        ) from error
+    for tensor in _tensors_in(content):
+        if unusual := _unusual(tensor):
+            raise WeightsError(f"{path} has a tensor {unusual}. {advice}")
+    return content
+
+
+def _tensors_in(content: object) -> Iterator[Tensor]:
+    """Yield every tensor in nested tables and lists, which may contain themselves."""
+    from torch import Tensor
+
+    todo, seen = [content], set[int]()
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            todo += value.values() if isinstance(value, Mapping) else value
+
+
+def _unusual(tensor: Tensor) -> str:
+    """Return what distinguishes a tensor from plain numbers in memory; empty for nothing."""
+    import torch
+
+    if tensor.device.type != "cpu":
+        return f"without values, on the device {tensor.device.type}"
+    if tensor.is_quantized:
+        return "of quantised numbers"
+    if tensor.layout != torch.strided:
+        return f"with the layout {str(tensor.layout).removeprefix('torch.')}"
+    if tensor.is_complex():
+        return "of complex numbers"
+    # A few numbers that stand for many, in memory that would have to be had.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"of shape {tuple(tensor.shape)}, which has fewer numbers in the file"
+    return ""
+
+
+def _culprit(error: Exception) -> str:
+    """Return the object that a pickle asked for besides tensors.
+
+    torch's own message is advice to load it nevertheless.
+    """
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    return f" ({asked[1]})" if asked else ""
+
 
 MOST_BYTES = 64 * 1024**3
 MOST_ENTRIES = 20_000
