@@ -610,13 +610,13 @@ def test_a_stopped_run_continues_to_the_same_bytes(tmp_path, monkeypatch):
     assert before
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert everything(tmp_path / "stopped") == everything(tmp_path / "whole")
-    with pytest.raises(OutputError, match="holds a dataset with another options"):
+    with pytest.raises(OutputError, match="holds a dataset that differs in options"):
         write_dataset(sources, tmp_path / "stopped", "pastis", replace(SMALL, min_cover=0.2))
     changed = xr.open_dataset(cube).load()
     changed["B04"] += 1
     changed.to_netcdf(tmp_path / "changed.nc")
     (tmp_path / "changed.nc").replace(cube)
-    with pytest.raises(OutputError, match="holds a dataset with another cubes"):
+    with pytest.raises(OutputError, match="holds a dataset that differs in cubes"):
         write_dataset(sources, tmp_path / "stopped", "pastis", SMALL)
 
 

@@ -457,7 +457,9 @@ def test_another_simulation_is_not_mixed_in(tmp_path, change):
     arguments = {"size": SMALL, "seed": 2, "options": PhotographOptions(), "workers": 1}
     write_photographs(tmp_path / "data", 1, **arguments)
     before = contents(tmp_path / "data")
-    with pytest.raises(OutputError, match=f"holds a simulation with another {next(iter(change))}"):
+    with pytest.raises(
+        OutputError, match=f"holds a simulation that differs in {next(iter(change))}"
+    ):
         write_photographs(tmp_path / "data", 2, **{**arguments, **change})
     assert contents(tmp_path / "data") == before
 

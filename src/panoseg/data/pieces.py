@@ -69,7 +69,7 @@ def _claim(folder: Path, contents: Mapping[str, Any], kind: str) -> None:
         differing = [key for key in {**mark, **found} if found.get(key) != mark.get(key)]
         if differing:
             raise OutputError(
-                f"{folder} holds a {kind} with another {', '.join(differing)}; repeat its"
+                f"{folder} holds a {kind} that differs in {', '.join(differing)}; repeat its"
                 " options or choose another folder."
             )
     else:
