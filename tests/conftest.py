@@ -46,6 +46,7 @@ LONG_FILES = (
     "test_large_maps.py",
     "test_mapping.py",
     "test_app_worker.py",
+    "test_qgis.py",
     "test_app_killed.py",
     "test_app_live.py",
     "test_app_whole.py",

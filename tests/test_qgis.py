@@ -6,6 +6,7 @@ import ast
 import configparser
 import doctest
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -41,7 +42,12 @@ PLUGIN = ROOT / "qgis" / "panoseg"
 PROGRAM = Path(sys.executable).with_name("panoseg")
 # Debian's qgis_process is a script that passes an option that its program does not know.
 QGIS = shutil.which("qgis_process.bin") or shutil.which("qgis_process")
-needs_qgis = pytest.mark.skipif(QGIS is None, reason="QGIS is not installed (qgis_process)")
+
+
+def needs_qgis(test):
+    """A test that starts QGIS."""
+    reason = "QGIS is not installed (qgis_process)"
+    return pytest.mark.slow(pytest.mark.skipif(QGIS is None, reason=reason)(test))
 
 
 def load_plugin_module():
@@ -242,6 +248,41 @@ def test_a_cancel_ends_the_whole_tree(tmp_path, monkeypatch):
         )
     for process in events[0]["processes"]:
         wait_until(lambda process=process: not is_running(process), lambda: None, 0.02)
+
+
+def test_on_windows_no_console_opens_and_the_whole_tree_is_ended(monkeypatch):
+    started, ended = [], []
+
+    class Process:
+        pid, returncode = 4711, None
+
+        def __init__(self, words, **options):
+            started.append((words, options))
+            self.stdin, self.stdout, self.stderr = io.BytesIO(), io.BytesIO(), io.BytesIO()
+
+        def poll(self):
+            return None
+
+        def wait(self, seconds):
+            ended.append("waits" if self.stdin.closed else "input is open")
+
+    monkeypatch.setattr(program, "WINDOWS", True)
+    monkeypatch.setattr(program.subprocess, "Popen", Process)
+    monkeypatch.setattr(program.subprocess, "run", lambda words, **options: ended.append(words))
+    with pytest.raises(program.Cancelled):
+        program.run(["C:/Été/panoseg.exe", "map"], {}, is_cancelled=lambda: True)
+    [(words, options)] = started
+    assert words[0] == "C:/Été/panoseg.exe"
+    assert options["creationflags"] == 0x08000000
+    assert "start_new_session" not in options
+    # By itself when its input ends, else by force, with all that it started.
+    assert ended == ["waits", ["taskkill", "/T", "/F", "/PID", "4711"], "waits"]
+    own = program.Environment(Path("environment"), "panoseg")
+    assert own.program == Path("environment/Scripts/panoseg.exe")
+    # Names of variables have no case there.
+    clean = program.clean_environment({"PythonHome": "x"}, {"HTTPS_PROXY": "http://proxy"})
+    assert "PythonHome" not in clean
+    assert "https_proxy" not in clean
 
 
 def is_running(process: int) -> bool:
@@ -764,6 +805,8 @@ print(repr(setting("PANOSEG_PROGRAM")), repr(setting("PANOSEG_INSTALL")))
 ProcessingConfig.setSettingValue("PANOSEG_PROGRAM", "/opt/panoseg")
 ProcessingConfig.setSettingValue("PANOSEG_INSTALL", True)
 print(setting("PANOSEG_PROGRAM"), setting("PANOSEG_INSTALL"))
+from panoseg.algorithms import split_words
+print(*split_words("--truth 'C:" + chr(92) + "a b' --tta 1"), sep="|")
 """
 
 
@@ -789,6 +832,7 @@ def test_qgis_draws_fields_with_the_colours_of_their_crops(desk, mapped, season,
         "http://proxy:8080 False",
         "'' ''",
         "/opt/panoseg True",
+        "--truth|C:\\a b|--tta|1",
     ], done.stderr
     assert "GeoPackage" not in done.stderr  # of a version that is only partially supported
     assert "Non-conformant" not in done.stderr

@@ -243,8 +243,11 @@ def split_words(text: str) -> list[str]:
     Raises:
         QgsProcessingException: A quote is not closed.
     """
+    words = shlex.shlex(text, posix=True, punctuation_chars=False)
+    words.whitespace_split, words.commenters = True, ""
+    words.escape = ""  # paths of Windows keep their backslashes
     try:
-        return shlex.split(text)
+        return list(words)
     except ValueError as error:
         raise QgsProcessingException(f"Further options: {error}.") from error
 

@@ -26,6 +26,8 @@ GRACE_S = 15.0
 """Seconds that the program has to end by itself after a cancel."""
 MARKER = "panoseg-environment.json"
 """File in an environment that says that it is complete, and of what it was made."""
+WINDOWS = os.name == "nt"
+_NO_WINDOW = 0x08000000  # CREATE_NO_WINDOW, which subprocess has on Windows alone
 _POLL_S = 0.1
 _QUIET_POLLS = 20
 _LAST_LINES = 20
@@ -101,7 +103,7 @@ def clean_environment(
         clean = {name: value for name, value in clean.items() if name.upper() not in _PROXIES}
         for name, value in proxies.items():
             clean[name] = value
-            if os.name != "nt":  # where names have no case
+            if not WINDOWS:  # where names have no case
                 clean[name.lower()] = value
     if certificates is not None:
         clean.update(dict.fromkeys(_CERTIFICATES, certificates))
@@ -271,8 +273,8 @@ def _follow(
 
 def _start(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen:
     options: dict[str, Any] = {}
-    if os.name == "nt":
-        options["creationflags"] = subprocess.CREATE_NO_WINDOW
+    if WINDOWS:
+        options["creationflags"] = _NO_WINDOW
     else:
         options["start_new_session"] = True  # its own group, which is stopped as a whole
     try:
@@ -300,7 +302,7 @@ def _read(stream: Any, is_output: bool, lines: queue.Queue) -> None:  # noqa: AN
 
 def stop(process: subprocess.Popen) -> None:
     """End a process and all that it started: by itself within ``GRACE_S``, or by force."""
-    if os.name == "nt":
+    if WINDOWS:
         if process.stdin is not None:
             process.stdin.close()  # at which the program ends by itself
         _wait(process, GRACE_S)
@@ -308,7 +310,7 @@ def stop(process: subprocess.Popen) -> None:
             ["taskkill", "/T", "/F", "/PID", str(process.pid)],
             capture_output=True,
             check=False,
-            creationflags=subprocess.CREATE_NO_WINDOW,
+            creationflags=_NO_WINDOW,
         )
     else:
         _signal_group(process, signal.SIGTERM)
@@ -389,7 +391,7 @@ class Environment:
         return self._tool("panoseg")
 
     def _tool(self, name: str) -> Path:
-        if os.name == "nt":
+        if WINDOWS:
             return self.folder / "Scripts" / f"{name}.exe"
         return self.folder / "bin" / name
 
@@ -415,7 +417,7 @@ class Environment:
         """
         uv = find_uv(environment, self.folder.parent / "uv", on_line, is_cancelled)
         environment = {**environment, "UV_NO_PROGRESS": "1"}
-        if os.name == "nt":  # the Python of QGIS, which is on the path, makes no environments
+        if WINDOWS:  # the Python of QGIS, which is on the path, makes no environments
             environment.setdefault("UV_PYTHON_PREFERENCE", "only-managed")
         shutil.rmtree(self.folder, ignore_errors=True)
         venv = [uv, "venv", "--python", ">=3.11", str(self.folder)]
@@ -475,7 +477,7 @@ def find_uv(
         ProgramError: There is none.
     """
     home = Path(environment.get("HOME") or environment.get("USERPROFILE") or Path.home())
-    name = "uv.exe" if os.name == "nt" else "uv"
+    name = "uv.exe" if WINDOWS else "uv"
     places = [home / ".local" / "bin", home / ".cargo" / "bin", tools / "bin", tools / "Scripts"]
     found = shutil.which("uv", path=environment.get("PATH"))
     for place in places:
@@ -498,5 +500,5 @@ def find_uv(
 def _pythons() -> list[Path]:
     """Return the interpreter of QGIS; sys.executable may be QGIS itself."""
     prefix = Path(sys.exec_prefix)
-    names = ("python.exe", "python3.exe") if os.name == "nt" else ("bin/python3",)
+    names = ("python.exe", "python3.exe") if WINDOWS else ("bin/python3",)
     return [prefix / name for name in names if (prefix / name).is_file()][:1]
