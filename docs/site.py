@@ -23,7 +23,7 @@ COPIES = {
     "security.md": "SECURITY.md",
 }
 """Page of the site, and the file at the top of the repository that it shows."""
-WIDTH = 88
+WIDTH = 80
 
 
 @cache

@@ -34,6 +34,8 @@ TINY = {
     "clouds.py": "--seasons 2",
     "coco_pairs.py": "--pairs 2",
     "dataset.py": "--size 64 --dates 2 --parcels 40 --patch 16",
+    # Installs everything anew.
+    "first_minutes.py": "--help",
     "fuzz.py": "--cases 1 --readers log",
     "gpu.py": "",
     "hub_networks.py": "rules --scenes 2",
@@ -42,6 +44,8 @@ TINY = {
     "mapping.py": "--size 48 --dates 3",
     "metrics.py": "--coco-pairs 2 --map-size 256 --repeats 1",
     "models.py": "--models utae --size 16 --dates 2 --threads 1",
+    "notebooks.py": "--tiny score",
+    "outputs.py": "--offline",
     "photo.py": "a.jpg --repeats 1 --threads 1 --sizes 'as it is' --no-hub",
     "photographs.py": (
         "simulated out --photographs 5 --unseen 2 --size 64 --epochs 1 --figures 1 --threads 1"
@@ -52,6 +56,8 @@ TINY = {
     "simulation.py": "1",
     "stack_frames.py": "",
     "train_fields.py": "out --pieces 1 --patches 6 --kept 2 --size 32 --epochs 1",
+    # Installs everything anew.
+    "wheel.py": "--help",
     "hand_drawn.py": "season.nc drawn place",
     "adapt.py": "season.nc drawn place --steps 1 --simulated-seasons 1 --held-out 0",
 }
