@@ -85,7 +85,11 @@ def draw() -> None:
             subprocess.run(words, env=variables, check=False, timeout=900)
             screen.terminate()
         window = Image.open(folder / "window.png").convert("RGB")
-        few = window.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        # The most frequent colours stay as they are, those of the legend among them.
+        frequent = sorted(window.getcolors(window.width * window.height), reverse=True)[:256]
+        palette = Image.new("P", (1, 1))
+        palette.putpalette([part for _, colour in frequent for part in colour])
+        few = window.quantize(palette=palette, dither=Image.Dither.NONE)
         few.save(PICTURE, optimize=True)
 
 
