@@ -61,15 +61,18 @@ def check_item(path: Path, offline: bool) -> list[str]:
     return [f"{path.name}: no file {href}" for href in missing]
 
 
-def check_parcels(path: Path, offline: bool) -> list[str]:
+def check_parcels(path: Path, offline: bool, schemas: Path | None) -> list[str]:
     """Problems of the parcels: read by GDAL, then by the validator of fiboa."""
     frame = gpd.read_parquet(path)
     print(f"{path.name}: {len(frame)} parcels, {frame.crs.name}")
     problems = [] if frame.geometry.is_valid.all() else [f"{path.name}: invalid outlines"]
     if offline:
         return problems
+    local = []
+    if schemas is not None:
+        local = ["-s", str(schemas / "core.yaml"), "-e", f"{CROP},{schemas / 'crop.yaml'}"]
     done = subprocess.run(
-        ["uvx", "--from", FIBOA, "fiboa", "validate", "--data", str(path)],
+        ["uvx", "--from", FIBOA, "fiboa", "validate", "--data", *local, str(path)],
         capture_output=True,
         text=True,
         check=False,
@@ -83,12 +86,16 @@ def check_parcels(path: Path, offline: bool) -> list[str]:
     return problems
 
 
+CROP = "https://fiboa.github.io/crop-extension/v0.1.0/schema.yaml"
 FIBOA = "fiboa-cli<0.11"  # the last that reads version 0.2 of the specification
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("map", nargs="?", type=Path)
+    parser.add_argument(
+        "--schemas", type=Path, help="folder with core.yaml and crop.yaml of fiboa, if not fetched"
+    )
     parser.add_argument("--offline", action="store_true", help="only what needs no Internet")
     options = parser.parse_args()
     logging.disable(logging.ERROR)  # pystac logs what it raises
@@ -101,7 +108,7 @@ def main() -> None:
         problems = [
             *check_rasters(folder),
             *check_item(folder / "item.json", options.offline),
-            *check_parcels(folder / "parcels.parquet", options.offline),
+            *check_parcels(folder / "parcels.parquet", options.offline, options.schemas),
         ]
         print(json.dumps(problems, indent=1))
     sys.exit(bool(problems))

@@ -62,6 +62,12 @@ def test_links_lead_to_files_and_headings(page):
             assert anchor in anchors_of(path), f"{link} in {page.name}"
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md", "docs/add-a-model.md"])
+def test_files_that_are_named_exist(page):
+    named = re.findall(r"`((?:src/panoseg|tests|benchmarks|docs)/[\w/.-]+\.\w+)`", text_of(page))
+    assert [path for path in named if "NAME" not in path and not (ROOT / path).is_file()] == []
+
+
 def commands_in(page: Path) -> list[str]:
     """The lines of a page that run panoseg, with their continuations."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")

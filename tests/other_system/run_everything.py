@@ -1,4 +1,8 @@
-"""Imports every module of panoseg and runs small jobs; test_other_systems.py starts it."""
+"""Imports every module of panoseg and runs small jobs in a folder: ``run_everything.py OUT``.
+
+test_other_systems.py starts it as on Windows, the workflow on each system and with the oldest
+versions of libraries.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +48,7 @@ def main(out: Path) -> None:
     from small_networks import save_small_networks
     from tiny_runs import tiny_options, write_tiny_dataset
 
+    out.mkdir(parents=True, exist_ok=True)
     os.chdir(out)
     save_small_networks(out / "networks")
     write_tiny_dataset(out / "data")
@@ -53,9 +58,10 @@ def main(out: Path) -> None:
         start = time.monotonic()
         assert panoseg(words) == 0, line
         print(f"{time.monotonic() - start:.1f} s  {line}")
-    lower_priority(1)
-    end_with_starter()
-    limit_resources(1, 1)
+    if "PANOSEG_TEST_SYSTEM" in os.environ:  # elsewhere a second of processor time is the limit
+        lower_priority(1)
+        end_with_starter()
+        limit_resources(1, 1)
     assert run_confined(UPLOAD, PASTIS.same_classes, PASTIS)
 
 

@@ -192,9 +192,12 @@ def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]
     notes = [SHIPPED_NOTE] if given.weights_name is None else []
     notes += given.notes
     if season.left_out:
-        dates = len(season.left_out) + len(season.days_T)
+        dates, were = (
+            len(season.left_out) + len(season.days_T),
+            "were" if season.left_out[1:] else "was",
+        )
         notes.append(
-            f"{len(season.left_out)} of {dates} dates were left out; the report lists them with"
+            f"{len(season.left_out)} of {dates} dates {were} left out; the report lists them with"
             " the reasons."
         )
     spring, autumn = season.growing
