@@ -175,16 +175,40 @@ def test_a_place_is_typed_or_drawn(look):
     look.goto("/")
     look.page.get_by_role("button", name="My own place").click()
     look.page.wait_for_selector("text=Choose an area")
+    look.page.wait_for_selector("[data-world] .town:has-text('Paris')")
     look.shot("start-own-place")
     look.check()
     field = look.page.get_by_label("Coordinates")
-    field.fill("nonsense")
-    field.press("Enter")
-    look.page.wait_for_selector("text=Enter latitude, longitude")
-    field.fill("3, 51, 4, 52")  # larger than what one may ask for
-    field.press("Enter")
+    for text, said in (
+        ("51; 3; 2", "is not understood. Write it as 51.05"),
+        ("33.9 S, 18.4 W", "33.9000° S, 18.4000° W: in the sea, far from any town."),
+        ("4.8, 51.05", "Exchanged: 51.0500° N, 4.8000° E, 6 km"),
+        ("179.99, -17, -179.99, -16.98", "to 16.9800° S, 179.9900° W"),
+        ("3, 51, 4, 52", "Draw a smaller one"),  # larger than what one may ask for
+    ):
+        field.fill(text)
+        field.press("Enter")
+        look.page.wait_for_selector(f"text={said}", state="attached")
     look.page.wait_for_selector("path.leaflet-interactive")
-    look.page.wait_for_selector("text=Draw a smaller one", state="attached")
+
+
+def test_a_town_is_found_and_its_middle_taken_by_keyboard(look):
+    """No server is asked, and what has two meanings offers both."""
+    look.goto("/")
+    look.page.get_by_role("button", name="My own place").click()
+    field = look.page.get_by_label("Coordinates")
+    field.fill("paris")
+    field.press("Enter")
+    look.page.wait_for_selector("text=Paris, France.")
+    assert look.page.get_by_role("button", name="Paris, United States").is_visible()
+    look.page.wait_for_selector(".town:has-text('Saint-Denis')")
+    look.shot("start-town")
+    look.check()
+    take = look.page.get_by_role("button", name="Take the middle of the map")
+    take.focus()
+    take.press("Enter")
+    look.page.wait_for_selector("text=/48\\.85.+ N, 2\\.34.+ E: near Paris/")
+    look.page.wait_for_selector("path.leaflet-interactive")
 
 
 def test_an_area_is_drawn_by_mouse(look):
@@ -199,6 +223,7 @@ def test_an_area_is_drawn_by_mouse(look):
     )
     look.page.wait_for_selector("path.leaflet-interactive")
     look.page.wait_for_selector("text=The area has")
+    look.page.wait_for_selector("text=/° N, .+° E: .+ of .+, /")  # where it lies
 
 
 def test_an_outline_is_uploaded_and_one_that_is_none_refused(look, tmp_path):

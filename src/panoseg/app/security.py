@@ -68,7 +68,9 @@ class Guard:
             "cross-origin-opener-policy": "same-origin",
             "cross-origin-resource-policy": "same-origin",
             "permissions-policy": "camera=(), microphone=(), geolocation=(), payment=()",
-            "content-security-policy": content_policy(settings.background),
+            "content-security-policy": content_policy(
+                settings.background_map.url if settings.background_map else None
+            ),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

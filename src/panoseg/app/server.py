@@ -37,6 +37,7 @@ from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings, is_loopback
 from panoseg.app.users import Users
 from panoseg.app.worker import run_worker
+from panoseg.app.world import world_bytes
 from panoseg.errors import AppError, CatalogueError, ConfigError, PanosegError
 
 LOG = logging.getLogger("panoseg.app.server")
@@ -105,6 +106,11 @@ def _add_operations(app: FastAPI) -> None:
         return PlainTextResponse(
             metrics_text(service), media_type="text/plain; version=0.0.4; charset=utf-8"
         )
+
+    @app.get("/api/world", include_in_schema=False)
+    def world_map() -> Response:
+        headers = {"content-encoding": "gzip", "cache-control": "public, max-age=86400"}
+        return Response(world_bytes(), media_type="application/json", headers=headers)
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:

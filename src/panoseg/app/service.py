@@ -20,6 +20,7 @@ from sqlalchemy import delete, select
 from panoseg.app.confined import EXPORT, run_confined
 from panoseg.app.database import Database, ShareRow, now
 from panoseg.app.estimate import Estimate, Estimator, RequestInputs
+from panoseg.app.geocoder import Geocoder
 from panoseg.app.job_folder import REQUEST, remove_deleted, was_worked_in
 from panoseg.app.job_views import ENDED, JobView, LogLine
 from panoseg.app.jobs import Jobs
@@ -77,6 +78,7 @@ class Service:
         self.uploads = Uploads(settings, self.database)
         self.inputs = RequestInputs(settings, self.uploads)
         self.estimator = Estimator(self.inputs)
+        self.geocoder = Geocoder(settings) if settings.geocoder else None
         self._exports = ConcurrencyLimit("exports of training data", per_user=1, total=4)
 
     # -- jobs

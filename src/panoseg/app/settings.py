@@ -19,6 +19,35 @@ PACKAGE_WEIGHTS = "package"
 
 
 @dataclass(frozen=True)
+class Background:
+    """A background map of tiles."""
+
+    url: str
+    """URL template of its tiles."""
+    attribution: str = ""
+    """Who made it and under which terms, shown on the map."""
+
+
+BACKGROUNDS = {
+    "osm": Background(
+        "https://tile.openstreetmap.org/{z}/{x}/{y}.png",
+        "© OpenStreetMap contributors (ODbL); light use only, see its tile usage policy",
+    ),
+    "sentinel2-cloudless": Background(
+        "https://tiles.maps.eox.at/wmts/1.0.0/s2cloudless-2020_3857/default/g/{z}/{y}/{x}.jpg",
+        "Sentinel-2 cloudless 2020 by EOX (modified Copernicus data), CC BY-NC-SA 4.0: not for"
+        " commercial use",
+    ),
+}
+"""Background maps by name."""
+GEOCODERS = {
+    "nominatim": "https://nominatim.openstreetmap.org",
+    "photon": "https://photon.komoot.io",
+}
+"""Public servers for names of places."""
+
+
+@dataclass(frozen=True)
 class Limits:
     """Limits for each user."""
 
@@ -91,8 +120,13 @@ class AppSettings:
     private_addresses: bool = False
     """Allow hosts whose address is private or this machine's own."""
     background: str | None = None
-    """Tile URL template of a background map, such as https://tile.example.org/{z}/{x}/{y}.png;
-    without it there is no background map.
+    """Background map: osm, sentinel2-cloudless (not for commercial use), or a tile URL template
+    such as https://tile.example.org/{z}/{x}/{y}.png. The browsers of users fetch its tiles. Without
+    it, the map shows coasts, borders and towns.
+    """
+    geocoder: str | None = None
+    """Server for names of places other than larger towns: nominatim, photon, or one of your own,
+    such as photon=https://photon.example.org. Without it, no server is asked.
     """
     workers: int = 1
     """Number of worker processes that the server starts; 0 if workers are started by panoseg app
@@ -108,6 +142,17 @@ class AppSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port must be 0 to 65535, not {self.port}.")
+        if self.background and "://" not in self.background and self.background not in BACKGROUNDS:
+            raise ConfigError(
+                f"--background must be {', '.join(BACKGROUNDS)} or a URL template, not"
+                f" {self.background!r}."
+            )
+        kind, _, url = (self.geocoder or "").partition("=")
+        if self.geocoder and (kind not in GEOCODERS or (url and "://" not in url)):
+            raise ConfigError(
+                f"--geocoder must be {', '.join(GEOCODERS)} or one of them with a URL, such as"
+                f" photon=https://photon.example.org, not {self.geocoder!r}."
+            )
         if not 0 <= self.workers <= 256:
             raise ConfigError(f"--workers must be 0 to 256, not {self.workers}.")
         if not 1 <= self.lease_seconds <= 3600:
@@ -133,6 +178,19 @@ class AppSettings:
     def database_url(self) -> str:
         """The URL of the database."""
         return self.database or f"sqlite:///{(self.folder / 'app.sqlite').absolute()}"
+
+    @property
+    def background_map(self) -> Background | None:
+        """The background map, if there is one."""
+        if not self.background:
+            return None
+        return BACKGROUNDS.get(self.background) or Background(self.background)
+
+    @property
+    def geocoder_url(self) -> str:
+        """The address of the server for names; empty if there is none."""
+        kind, _, url = (self.geocoder or "").partition("=")
+        return (url or GEOCODERS.get(kind, "")).rstrip("/")
 
     @property
     def jobs_folder(self) -> Path:

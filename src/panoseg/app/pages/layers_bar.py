@@ -11,6 +11,7 @@ from nicegui.events import GenericEventArguments
 
 from panoseg.app.pages.frame import checkbox
 from panoseg.app.pages.place import base_map
+from panoseg.app.settings import Background
 from panoseg.app.tiles import MAX_ZOOM, NDVI_STOPS
 
 SELECTED = "#1b2620"
@@ -36,10 +37,12 @@ class LayersBar:
     Args:
         address: Address of the API of the result, e.g. /api/jobs/ID.
         description: The result as ``panoseg.app.result_api.describe_result`` returns it.
-        background: URL template of the tiles of a background map, or None.
+        background: The background map, or None.
     """
 
-    def __init__(self, address: str, description: dict[str, Any], background: str | None) -> None:
+    def __init__(
+        self, address: str, description: dict[str, Any], background: Background | None
+    ) -> None:
         self.address, self.background = address, background
         self.description, self.version = description, description["version"]
         self.dates = description["dates"]

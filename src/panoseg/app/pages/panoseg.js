@@ -30,7 +30,96 @@ window.panoseg = {
     try { await navigator.clipboard.writeText(field.value); } catch { return document.execCommand("copy"); }
     return true;
   },
-  // Lines of longitude and latitude, for orientation on a map without a background.
+  // Coasts, borders, lakes, rivers and towns, and lines of longitude and latitude on top.
+  async world(map) {
+    panoseg.graticule(map);
+    const world = (panoseg.loaded ??= await (await fetch("/api/world")).json());
+    const decode = (steps) => {
+      const line = new Float32Array(steps.length);
+      for (let at = 0; at < steps.length; at++) line[at] = steps[at] / world.unit + (at > 1 ? line[at - 2] : 0);
+      return line;
+    };
+    const arcs = world.arcs.map(decode);
+    const backwards = (arc) => {
+      const turned = new Float32Array(arc.length);
+      for (let at = 0; at < arc.length; at += 2) turned.set(arc.subarray(at, at + 2), arc.length - 2 - at);
+      return turned;
+    };
+    const ring = (parts) => {
+      const lines = parts.map((at) => (at < 0 ? backwards(arcs[~at]) : arcs[at]));
+      const whole = new Float32Array(lines.reduce((sum, line) => sum + line.length, 0));
+      let at = 0;
+      for (const line of lines) { whole.set(line, at); at += line.length; }
+      return whole;
+    };
+    const boxed = (line) => {
+      const box = [Infinity, Infinity, -Infinity, -Infinity];
+      for (let at = 0; at < line.length; at += 2) {
+        box[0] = Math.min(box[0], line[at]); box[2] = Math.max(box[2], line[at]);
+        box[1] = Math.min(box[1], line[at + 1]); box[3] = Math.max(box[3], line[at + 1]);
+      }
+      return { line, box };
+    };
+    const land = world.countries.flatMap(([, rings]) => rings.map((parts) => boxed(ring(parts))));
+    const lakes = world.lakes.map((steps) => boxed(decode(steps)));
+    const rivers = world.rivers.map((steps) => boxed(decode(steps)));
+    const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--map-${name}`).trim();
+    const Land = L.GridLayer.extend({
+      createTile(at) {
+        const tile = L.DomUtil.create("canvas", "leaflet-tile");
+        const size = this.getTileSize(), corner = at.scaleBy(size), pen = tile.getContext("2d");
+        tile.width = size.x; tile.height = size.y;
+        const [a, b] = [map.unproject(corner, at.z), map.unproject(corner.add(size), at.z)];
+        const turn = 360 * Math.round((a.lng + b.lng) / 720), scale = 256 * 2 ** at.z;
+        const draw = (features, fill, stroke, width) => {
+          pen.fillStyle = fill; pen.strokeStyle = stroke; pen.lineWidth = width; pen.lineJoin = "round";
+          for (const { line, box } of features) for (const shift of [turn - 360, turn, turn + 360]) {
+            if (box[0] + shift > b.lng || box[2] + shift < a.lng || box[1] > a.lat || box[3] < b.lat) continue;
+            pen.beginPath();
+            for (let n = 0; n < line.length; n += 2) {
+              const sine = Math.sin((Math.max(-85, Math.min(85, line[n + 1])) * Math.PI) / 180);
+              const x = ((line[n] + shift + 180) / 360) * scale - corner.x;
+              pen.lineTo(x, (0.5 - Math.log((1 + sine) / (1 - sine)) / (4 * Math.PI)) * scale - corner.y);
+            }
+            if (fill) { pen.closePath(); pen.fill(); }
+            if (stroke) pen.stroke();
+          }
+        };
+        pen.fillStyle = colour("sea"); pen.fillRect(0, 0, size.x, size.y);
+        draw(land, colour("land"), colour("border"), 1);
+        if (at.z > 3) draw(rivers, "", colour("water"), at.z > 6 ? 1.4 : 0.8);
+        draw(lakes, colour("sea"), colour("water"), 0.6);
+        return tile;
+      },
+    });
+    new Land({ zIndex: 0, noWrap: false }).addTo(map);
+    map.createPane("towns").style.zIndex = 450;
+    map.getPane("towns").style.pointerEvents = "none";
+    const names = L.layerGroup().addTo(map);
+    const label = () => {
+      names.clearLayers();
+      const view = map.getBounds(), taken = [];
+      for (const [name, , x, y] of world.towns) {
+        const lat = y / world.unit, middle = view.getCenter().lng;
+        const lng = x / world.unit + 360 * Math.round((middle - x / world.unit) / 360);
+        if (taken.length > 40) break;
+        if (!view.contains([lat, lng])) continue;
+        const at = map.latLngToContainerPoint([lat, lng]);
+        const box = [at.x - 8, at.y - 12, at.x + 14 + 7 * name.length, at.y + 12];
+        if (taken.some((b) => box[0] < b[2] && box[2] > b[0] && box[1] < b[3] && box[3] > b[1])) continue;
+        taken.push(box);
+        const html = document.createElement("span");
+        html.textContent = name;
+        const icon = L.divIcon({ className: "town", html, iconSize: [0, 0] });
+        L.marker([lat, lng], { icon, pane: "towns", interactive: false, keyboard: false }).addTo(names);
+      }
+    };
+    map.on("moveend zoomend resize", label);
+    label();
+    map.attributionControl?.setPrefix(false).addAttribution(world.sources);
+    map.getContainer().dataset.world = "yes";
+  },
+  // Lines of longitude and latitude; they stay when a place is so close that nothing else is in sight.
   graticule(map) {
     const steps = [45, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001];
     const Grid = L.GridLayer.extend({
@@ -43,7 +132,7 @@ window.panoseg = {
         const [a, b] = [map.unproject(corner, at.z), map.unproject(corner.add(size), at.z)];
         const step = steps.find((s) => s <= (b.lng - a.lng) / 1.5) || steps.at(-1);
         const digits = Math.max(0, Math.ceil(-Math.log10(step)));
-        pen.strokeStyle = "#c3cac4"; pen.fillStyle = "#55615a"; pen.font = "11px system-ui, sans-serif";
+        pen.strokeStyle = "#7f8d8440"; pen.fillStyle = "#55615a"; pen.font = "11px system-ui, sans-serif";
         pen.beginPath();
         for (let lng = Math.ceil(a.lng / step) * step; lng < b.lng; lng += step) {
           const x = Math.round(map.project([a.lat, lng], at.z).x - corner.x) + 0.5;
@@ -59,7 +148,7 @@ window.panoseg = {
         return tile;
       },
     });
-    new Grid({ zIndex: 0 }).addTo(map);
+    new Grid({ zIndex: 1 }).addTo(map);
     L.control.scale({ imperial: false }).addTo(map);
   },
   drawLine(map) { new L.Draw.Polyline(map, { shapeOptions: { color: "#1b2620", weight: 3 } }).enable(); },

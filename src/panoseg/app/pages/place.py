@@ -1,17 +1,21 @@
-"""The map on which a place is selected: drawn, entered as coordinates, or read from a file."""
+"""The map on which a place is selected: drawn, found by what is written, or read from a file."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from html import escape
 from typing import Any
 
 from nicegui import ui
 from nicegui.elements.leaflet.leaflet_layers import GenericLayer
 from nicegui.events import GenericEventArguments
 
-from panoseg.app.pages.frame import with_error_messages
+from panoseg.app.geocoder import ATTRIBUTION
+from panoseg.app.pages.frame import Visit, entered_text, in_thread, with_error_messages
+from panoseg.app.places import Place, find_towns, in_letters, read_place
+from panoseg.app.settings import Background
+from panoseg.app.world import world
 from panoseg.errors import AreaError
 
 _HALF_SIDE_KM = 1.0
@@ -24,36 +28,23 @@ _DRAW = dict.fromkeys(("polyline", "circle", "circlemarker", "marker"), False) |
 }
 
 
-def outline_from_text(text: str) -> dict[str, Any]:
-    """Convert coordinates to an outline as GeoJSON.
+def outline_of(place: Place) -> dict[str, Any]:
+    """Return the outline of a place as GeoJSON: its extent, or a square of two kilometres.
 
-    Args:
-        text: "latitude, longitude" of the centre of a square of two kilometres, or a box as "west,
-            south, east, north", in degrees.
-
-    Raises:
-        AreaError: The text has other numbers.
-
-    >>> outline_from_text("3, 51, 3.1, 51.1")["coordinates"][0][0]
+    >>> outline_of(read_place("3, 51, 3.1, 51.1"))["coordinates"][0][0]
     [3.0, 51.0]
     """
-    numbers = [float(number) for number in re.findall(r"[-+]?\d+(?:\.\d+)?", text)]
-    if len(numbers) == 2:
-        latitude, longitude = numbers
-        if abs(latitude) > 84 or abs(longitude) > 180:
-            raise AreaError(
-                f"The place {text!r} is not on the map: the latitude must be within 84 degrees and"
-                " the longitude within 180. Check their order."
-            )
+    box = place.box
+    if box is None or place.only_view:
         north = _HALF_SIDE_KM / _KM_PER_DEGREE
-        east = north / math.cos(math.radians(latitude))
-        numbers = [longitude - east, latitude - north, longitude + east, latitude + north]
-    if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
-        raise AreaError(
-            f"The coordinates {text!r} cannot be used. Enter latitude, longitude; or west, south,"
-            " east, north."
+        east = north / math.cos(math.radians(place.latitude))
+        box = (
+            place.longitude - east,
+            place.latitude - north,
+            place.longitude + east,
+            place.latitude + north,
         )
-    west, south, east, north = (round(number, 6) for number in numbers)
+    west, south, east, north = (round(float(side), 6) for side in box)
     return {
         "type": "Polygon",
         "coordinates": [
@@ -81,30 +72,31 @@ def outline_from_drawing(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def base_map(
-    background: str | None,
+    background: Background | None,
     drawing: dict[str, Any],
     centre: tuple[float, float] = _EUROPE,
     zoom: int = 4,
 ) -> ui.leaflet:
-    """Add a map with lines of longitude and latitude, and with the background if there is one.
+    """Add a map of the world with its towns, and with the background if there is one.
 
     Args:
-        background: URL template of background tiles, or None.
+        background: The background map, or None.
         drawing: Shapes that can be drawn, as in the ``draw`` option of Leaflet.Draw.
         centre: Latitude and longitude in degrees.
         zoom: Zoom level.
     """
-    settings = {"attributionControl": False, "maxZoom": 18, "worldCopyJump": True}
+    settings = {"maxZoom": 18, "minZoom": 2, "worldCopyJump": True}
     control: Any = {"draw": drawing, "edit": {"remove": False}}
     element = ui.leaflet(
         center=centre, zoom=zoom, options=settings, draw_control=control, hide_drawn_items=True
     ).classes("map")
     element.clear_layers()  # the default layer is a server on the Internet
     if background:
-        element.tile_layer(url_template=background, options={"maxZoom": 18, "zIndex": 1})
-    element.on(
-        "init", lambda: ui.run_javascript(f"panoseg.graticule(getElement({element.id}).map)")
-    )
+        options = {"maxZoom": 18, "zIndex": 1, "attribution": escape(background.attribution)}
+        # Servers of tiles ask for the origin of the page; its path may hold the token of a link.
+        options["referrerPolicy"] = "strict-origin"
+        element.tile_layer(url_template=background.url, options=options)
+    element.on("init", lambda: ui.run_javascript(f"panoseg.world(getElement({element.id}).map)"))
     return element
 
 
@@ -112,12 +104,12 @@ class PlaceMap:
     """The map that shows the selected outline and on which one can be drawn.
 
     Args:
-        background: URL template of background tiles, or None.
+        background: The background map, or None.
         drawn: Called with an outline that was drawn, as GeoJSON.
     """
 
     def __init__(
-        self, background: str | None, drawn: Callable[[dict[str, Any]], Awaitable[None]]
+        self, background: Background | None, drawn: Callable[[dict[str, Any]], Awaitable[None]]
     ) -> None:
         self._drawn = drawn
         self._layer: GenericLayer | None = None
@@ -141,9 +133,124 @@ class PlaceMap:
             self._layer = self.element.generic_layer(
                 name="geoJSON", args=[outline, {"style": _STYLE}]
             )
-            self.element.run_map_method(
-                "fitBounds", _corners(outline), {"padding": [40, 40], "maxZoom": 14}
-            )
+            self.view(_corners(outline))
+
+    def view(self, corners: list[list[float]]) -> None:
+        """Move the map to a box: its south-west and north-east corners, as in Leaflet."""
+        self.element.run_map_method("fitBounds", corners, {"padding": [40, 40], "maxZoom": 14})
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Latitude and longitude of the middle of the map."""
+        latitude, longitude = self.element.center
+        return latitude, (longitude + 180) % 360 - 180
+
+
+class PlaceFinder:
+    """A field for a place in any notation, and what was understood.
+
+    Args:
+        map_: The map that shows the place.
+        chosen: Called with the outline of the place, as GeoJSON.
+        visit: The user who looks at the page.
+    """
+
+    def __init__(
+        self, map_: PlaceMap, chosen: Callable[[dict[str, Any]], Awaitable[None]], visit: Visit
+    ) -> None:
+        self.map, self._chosen, self.visit = map_, chosen, visit
+
+    def build(self) -> None:
+        """Make the elements."""
+        ui.input("Coordinates or name of a place").props(
+            'outlined dense hint="any notation, UTM, 31UES, a Plus code, a map link"'
+        ).on("change", with_error_messages(self._entered)).classes("find")
+        self.answer = ui.element("div").classes("stack-tight").props('aria-live="polite"')
+        if self.visit.service.geocoder:
+            ui.label(ATTRIBUTION).classes("quiet")
+
+    async def _entered(self, event: GenericEventArguments) -> None:
+        text = entered_text(event)
+        self.answer.clear()
+        if not text:
+            return
+        first, *others = await in_thread(self._places, text)
+        await self.show(first, others)
+
+    def _places(self, text: str) -> list[Place]:
+        """Return the places that a text may mean, the likeliest first."""
+        geocoder = self.visit.service.geocoder
+        try:
+            place = read_place(text)
+        except AreaError:
+            found = geocoder.search(self.visit.user, text) if geocoder else []
+            if not found:
+                raise
+            return found
+        return (find_towns(text) if place.only_view else []) or [place]
+
+    async def show(self, place: Place, others: Sequence[Place] = ()) -> None:
+        """Show how a place was understood, and choose it unless it is only to be looked at.
+
+        Args:
+            place: The place.
+            others: Other places of the same name.
+        """
+        where = await in_thread(_where, place)
+        self.answer.clear()
+        with self.answer:
+            ui.label(f"{place.understood}: {where}." if where else f"{place.understood}.")
+            if place.exchanged:
+                self._offer(_exchanged(place), "Exchanged: ")
+            for other in others:
+                self._offer(other, "")
+            if place.only_view:
+                ui.label("Draw your area on the map, or take its middle.").classes("quiet")
+                ui.button(
+                    "Take the middle of the map", on_click=with_error_messages(self._take_middle)
+                ).props("outline dense")
+        if place.only_view and place.box:
+            west, south, east, north = place.box
+            self.map.view([[south, west], [north, east]])
+        else:
+            outline = outline_of(place)
+            self.map.show(outline)
+            await self._chosen(outline)
+
+    def _offer(self, place: Place, before: str) -> None:
+        """Add a button for another meaning of what was written."""
+        where = _where(place)
+        text = f"{before}{place.understood}" + (f", {where}" if where else "")
+        ui.button(text, on_click=with_error_messages(lambda: self.show(place))).props(
+            "flat dense no-caps align=left"
+        )
+
+    async def _take_middle(self) -> None:
+        latitude, longitude = self.map.centre
+        await self.show(Place(latitude, longitude, in_letters(latitude, longitude)))
+
+    async def say(self, outline: dict[str, Any]) -> None:
+        """Say where an outline lies that was drawn or uploaded."""
+        (south, west), (north, east) = _corners(outline)
+        longitude = ((west + east) / 2 + 180) % 360 - 180
+        latitude = (south + north) / 2
+        where = await in_thread(world().near, latitude, longitude)
+        self.answer.clear()
+        with self.answer:
+            ui.label(f"{in_letters(latitude, longitude)}: {where}.")
+
+
+def _where(place: Place) -> str:
+    """Say where a place is; nothing if it is a town, which says so itself."""
+    if place.only_view and "MGRS" not in place.understood:
+        return ""
+    return world().near(place.latitude, place.longitude)
+
+
+def _exchanged(place: Place) -> Place:
+    assert place.exchanged is not None
+    latitude, longitude = place.exchanged
+    return Place(latitude, longitude, in_letters(latitude, longitude))
 
 
 def _corners(outline: dict[str, Any]) -> list[list[float]]:

@@ -45,7 +45,7 @@ class ResultPage:
     def __init__(self, context: ResultContext) -> None:
         self.context, self.result = context, context.result
         self.layers = LayersBar(
-            context.address, context.description, context.service.settings.background
+            context.address, context.description, context.service.settings.background_map
         )
         # Clicks and entries are carried out one after the other, in the order of the user: a slow
         # answer to an earlier one must not undo what a later one began.

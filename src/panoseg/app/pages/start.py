@@ -9,13 +9,12 @@ from pathlib import PurePath
 from typing import Any
 
 from nicegui import background_tasks, ui
-from nicegui.events import GenericEventArguments, ValueChangeEventArguments
+from nicegui.events import ValueChangeEventArguments
 
 from panoseg.app.estimate import Estimate
 from panoseg.app.pages.frame import (
     Visit,
     duration,
-    entered_text,
     file_drop,
     frame,
     heading,
@@ -24,7 +23,7 @@ from panoseg.app.pages.frame import (
     size,
     with_error_messages,
 )
-from panoseg.app.pages.place import PlaceMap, middle_of, outline_from_text
+from panoseg.app.pages.place import PlaceFinder, PlaceMap, middle_of
 from panoseg.app.pages.season import SeasonCard
 from panoseg.errors import AppError, PanosegError
 
@@ -85,7 +84,8 @@ class StartPage:
                     "unelevated size=lg"
                 )
             with ui.element("section"):
-                self.map = PlaceMap(self.visit.service.settings.background, self._outline_drawn)
+                self.map = PlaceMap(self.visit.service.settings.background_map, self._outline_drawn)
+                self.finder = PlaceFinder(self.map, self._outline_chosen, self.visit)
                 self.note = ui.label("").classes("map-note")
         self._show_kind()
         self.changed()
@@ -125,9 +125,7 @@ class StartPage:
 
     def _own_place(self) -> None:
         ui.label("Draw a polygon on the map, or:").classes("quiet")
-        ui.input("Coordinates").props(
-            'outlined dense hint="latitude, longitude: 51.02, 3.55; or west, south, east, north"'
-        ).on("change", with_error_messages(self._coordinates_entered))
+        self.finder.build()
         kinds = ".json,.geojson,.gpkg,.zip,.kml"
         file_drop(
             "Drop an outline here: GeoJSON, GeoPackage, Shapefile (zip), KML",
@@ -206,21 +204,21 @@ class StartPage:
         )
 
     async def _outline_drawn(self, outline: dict[str, Any]) -> None:
+        await self._outline_chosen(outline)
+        await self.finder.say(outline)
+
+    async def _outline_chosen(self, outline: dict[str, Any]) -> None:
         self.outline, self.outline_upload = outline, None
         self.kinds.set_value("catalogue")
         self._show_kind()
         self.changed()
 
-    async def _coordinates_entered(self, event: GenericEventArguments) -> None:
-        text = entered_text(event)
-        if text:
-            outline = outline_from_text(text)
-            self.map.show(outline)
-            await self._outline_drawn(outline)
-
     async def _outline_uploaded(self, upload: dict[str, Any]) -> None:
         self.outline, self.outline_upload = None, upload
-        self.map.show(upload["summary"].get("outline"))
+        outline = upload["summary"].get("outline")
+        self.map.show(outline)
+        if outline:
+            await self.finder.say(outline)
         self._show_kind()
         self.changed()
 
