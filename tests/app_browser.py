@@ -171,10 +171,19 @@ class Watched:
     the server.
     """
 
-    def __init__(self, browser, address: str, width: int = 1280, height: int = 820) -> None:
+    def __init__(
+        self,
+        browser,
+        address: str,
+        width: int = 1280,
+        height: int = 820,
+        colours: str = "light",
+    ) -> None:
         self.address, self.wrong = address, []
         self.page = browser.new_page(
-            viewport={"width": width, "height": height}, accept_downloads=True
+            viewport={"width": width, "height": height},
+            accept_downloads=True,
+            color_scheme=colours,
         )
         self.page.set_default_timeout(1000 * QUIET_S)
         self.page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))

@@ -27,6 +27,7 @@ from panoseg.app.corrections import (
     training_data,
     undo,
 )
+from panoseg.app.exports import NAMES, export_parcels
 from panoseg.app.layers import read_layers
 from panoseg.app.official import MISSED, OTHER, SAME, differences, official_at
 from panoseg.app.pages.parcel_panel import share_table
@@ -311,6 +312,36 @@ def test_a_line_that_does_not_cut(folder):
         with pytest.raises(ParcelsError):
             split_parcel(result, "1", line)
     assert read_corrections(folder).steps == ()
+
+
+def test_downloads_are_as_corrected_with_the_prediction_in_them(folder):
+    result = open_result(folder)
+    plain = export_parcels(folder, "gpkg")
+    table = gpd.read_file(plain)
+    assert (len(table), table["corrected"].sum()) == (4, 0)
+    assert (table["predicted"] == table["class"]).all()
+    across = [app_map.place(folder, -1, 12), app_map.place(folder, 25, 12)]
+    upper, _ = split_parcel(result, "1", across).parcels.values()
+    merged = next(reversed(merge_parcels(result, upper.id, "2").parcels.values()))
+    change_crop(result, merged.id, "sorghum")
+    for form in ("parquet", "gpkg", "geojson", "shapefile"):
+        path = export_parcels(folder, form)
+        assert path.name == NAMES[form]
+        assert export_parcels(folder, form) == path
+        table = gpd.read_parquet(path) if form == "parquet" else gpd.read_file(path)
+        assert len(table) == 4
+        assert table.to_crs(result.crs).area.sum() == pytest.approx(4 * 57_600, rel=1e-3)
+        rows = table.set_index("id")
+        assert rows.loc["3", "class"] == rows.loc["3", "predicted"] == "meadow"
+        [new] = rows[rows["class"] == "sorghum"].itertuples()
+        assert (new.corrected, new.predicted) == (True, "soft winter wheat + corn")
+        assert np.isnan(new.confidence)
+        assert new.area_ha == pytest.approx(8.64, abs=0.01)
+    assert not plain.exists(), "of earlier corrections"
+    rows = export_parcels(folder, "areas").read_text().splitlines()
+    assert "sorghum,1,8.64," in rows
+    with pytest.raises(NotFoundError):
+        export_parcels(folder / "nothing", "gpkg")
 
 
 def test_corrections_are_training_data(folder):

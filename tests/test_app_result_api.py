@@ -118,6 +118,7 @@ def test_nobody_else_sees_it(server, place):
         "parcels/1",
         "corrections",
         "differences",
+        "corrected/gpkg",
     ):
         assert client("bob").get(f"/api/jobs/{job}/{path}").status_code == 404
         assert client(None).get(f"/api/jobs/{job}/{path}").status_code == 401
@@ -130,7 +131,14 @@ def test_a_link_reads_and_cannot_change(server, ada):
     client, job, service = server
     token = service.share("ada", job)
     guest = client(None)
-    for path in ("description", "areas", "tiles/parcels/0/0/0", "parcels/1", "corrections"):
+    for path in (
+        "description",
+        "areas",
+        "tiles/parcels/0/0/0",
+        "parcels/1",
+        "corrections",
+        "corrected/areas",
+    ):
         assert guest.get(f"/api/shared/{token}/{path}").status_code == 200
     body = {"what": "crop", "parcel": "1", "crop": "beet"}
     assert guest.post(f"/api/shared/{token}/corrections", json=body).status_code in (404, 405)
@@ -153,6 +161,12 @@ def test_corrections(server, ada, place):
     [joined] = merged.json()["parcels"]
     cut = ada.post(root, json={"what": "split", "parcel": joined["id"], "line": line}).json()
     assert len(cut["parcels"]) == 2
+    download = ada.get(f"/api/jobs/{server[1]}/corrected/geojson")
+    assert "parcels.geojson" in download.headers["content-disposition"]
+    rows = [feature["properties"] for feature in download.json()["features"]]
+    assert sorted(row["corrected"] for row in rows) == [False, False, True, True]
+    assert {row["predicted"] for row in rows if row["corrected"]} == {"corn + winter barley"}
+    assert ada.get(f"/api/jobs/{server[1]}/corrected/pdf").status_code == 422
     for body in (
         {"what": "crop", "parcel": "2", "crop": "beet"},
         {"what": "crop", "parcel": "1", "crop": "moon dust"},

@@ -108,7 +108,10 @@ class Client:
             time.sleep(_POLL_S)
 
     def fetch(self, id: str, out: Path) -> list[Path]:
-        """Download the files of a result to a new or empty folder and return their paths."""
+        """Download the files of a result to a new or empty folder and return their paths.
+
+        The parcels of a corrected map are in the folder "corrected", the prediction in "map".
+        """
         files = cast(list[dict[str, Any]], self._json("GET", f"/api/jobs/{id}/files"))
         if not files:
             raise AppError(
@@ -116,17 +119,28 @@ class Client:
                 " job watch."
             )
         new_folder(out)
-        return [self._fetch_file(id, PurePosixPath(file["path"]), out) for file in files]
+        fetched = [self._fetch_file(id, PurePosixPath(file["path"]), out) for file in files]
+        if any(file["path"].startswith("map/") for file in files) and self._is_corrected(id):
+            for form, name in (("gpkg", "parcels.gpkg"), ("parquet", "parcels.parquet")):
+                address = f"/api/jobs/{id}/corrected/{form}"
+                fetched.append(self._fetch(address, out / "corrected" / name))
+        return fetched
+
+    def _is_corrected(self, id: str) -> bool:
+        found = cast(dict[str, Any], self._json("GET", f"/api/jobs/{id}/corrections"))
+        return bool(found["parcels"])
 
     def _fetch_file(self, id: str, path: PurePosixPath, out: Path) -> Path:
         if path.is_absolute() or ".." in path.parts:
             raise AppError(
                 f"The server names a file outside of the result, {path}; do not trust it."
             )
-        target = out / path
+        return self._fetch(f"/api/jobs/{id}/files/{path}", out / path)
+
+    def _fetch(self, address: str, target: Path) -> Path:
         try:
             with (
-                self._http.stream("GET", f"/api/jobs/{id}/files/{path}") as answer,
+                self._http.stream("GET", address) as answer,
                 atomic(target) as temporary,
             ):
                 if not answer.is_success:

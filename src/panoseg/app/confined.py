@@ -106,6 +106,7 @@ OUTLINE = Bounds("Reading the outline", 2, 20, Slots(2))
 SEASON = Bounds("Reading the season", 8, 1800, Slots(1))
 REGISTER = Bounds("Comparing with the official parcels", 8, 1800, Slots(1))
 EXPORT = Bounds("Making the training data", 8, 900, Slots(2))
+DOWNLOAD = Bounds("Writing the file", 8, 900, Slots(2))
 _PRELOADED = (
     "panoseg.app.upload_content",
     "panoseg.app.confined",

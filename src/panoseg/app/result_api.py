@@ -26,6 +26,7 @@ from panoseg.app.corrections import (
     undo,
     version_of,
 )
+from panoseg.app.exports import NAMES, Format
 from panoseg.app.layers import read_layers
 from panoseg.app.limits import CLICK_THREADS, TILE_THREADS, BoundedCache, RequestQueue
 from panoseg.app.official import differences, has_official, official_at
@@ -278,6 +279,16 @@ async def compared(result: ReadableMap) -> dict[str, Any]:
 def corrections(result: ReadableMap) -> dict[str, Any]:
     """Get the corrections."""
     return corrections_json(result, read_corrections(result.folder))
+
+
+@router.get("/{scope}/{key}/corrected/{form}", response_class=FileResponse)
+def as_corrected(request: Request, scope: Scope, key: _Key, form: Format) -> FileResponse:
+    """Download the parcels of a map, with corrections and what was predicted in two columns."""
+    service: Service = request.app.state.service
+    result = _of_scope(request, scope, key)
+    user = key if scope == "shared" else current_user(request)
+    path = service.export(user, result.folder.name, form)
+    return FileResponse(path, filename=NAMES[form])
 
 
 @router.post("/jobs/{key}/corrections")

@@ -143,6 +143,12 @@ class ResultMap:
         )
 
 
+def trained_on(folder: Path) -> str:
+    """Return what the weights of a map were trained on by their card; may be empty."""
+    record = json.loads((folder / MAP / "map.json").read_text(encoding="utf-8"))
+    return str(record["card"].get("trained_on") or "")
+
+
 def crops(table: ClassTable) -> list[str]:
     """Return the names of the classes that parcels can have."""
     return [table[class_id].name for class_id in table.ids("thing")]

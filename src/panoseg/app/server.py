@@ -84,6 +84,7 @@ def add_all_pages(app: FastAPI) -> None:
         app,
         title="panoseg",
         language="en-US",
+        dark=None,  # as the browser
         reconnect_timeout=30.0,
         binding_refresh_interval=0.5,
         show_welcome_message=False,

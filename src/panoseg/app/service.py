@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select
 
-from panoseg.app.confined import EXPORT, run_confined
+from panoseg.app.confined import DOWNLOAD, EXPORT, run_confined
 from panoseg.app.database import Database, ShareRow, now
 from panoseg.app.estimate import Estimate, Estimator, RequestInputs
 from panoseg.app.geocoder import Geocoder
@@ -40,6 +40,7 @@ from panoseg.files import output_error, write_json
 
 if TYPE_CHECKING:
     from panoseg.app.corrections import TrainingOptions
+    from panoseg.app.exports import Format
 
 _STRAY_AGE_S = 3600.0
 _RESULT_FOLDERS = (MAP, REFINED, PHOTO)
@@ -79,7 +80,7 @@ class Service:
         self.inputs = RequestInputs(settings, self.uploads)
         self.estimator = Estimator(self.inputs)
         self.geocoder = Geocoder(settings) if settings.geocoder else None
-        self._exports = ConcurrencyLimit("exports of training data", per_user=1, total=4)
+        self._exports = ConcurrencyLimit("downloads that are being made", per_user=2, total=6)
 
     # -- jobs
 
@@ -233,6 +234,26 @@ class Service:
         folder = self.folder(user, id)
         with self._exports.slot(user):
             return run_confined(EXPORT.of(user), training_data, folder, options)
+
+    def export(self, user: str, id: str, form: Format) -> Path:
+        """Return the parcels of a job's map as corrected, in a format.
+
+        Args:
+            user: Who asks: the user, or a link to the result.
+            id: The job, which the caller may read.
+            form: The format.
+
+        Raises:
+            LimitError: The user already waits for one.
+            BusyError: Other users wait for too many.
+            NotFoundError: The job has no map.
+        """
+        from panoseg.app.exports import export_parcels
+
+        with self._exports.slot(user):
+            return run_confined(
+                DOWNLOAD.of(user), export_parcels, self.settings.jobs_folder / id, form
+            )
 
     def cube(self, user: str, id: str) -> Path:
         """Return the path of the season of a job of the user."""

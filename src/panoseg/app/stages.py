@@ -59,6 +59,8 @@ CUBE, NETCDF, MAP, LAYERS, REFINED, PHOTO, INPUT = (
 )
 REGISTER = "register.parquet"
 AREAS = "areas.csv"
+COMPARISON = "refine"
+"""Name of the stage that compares a map with official parcels."""
 SAMPLE_SEEDS = 2_000_000
 """First seed of samples; those of training and of the demo are below it."""
 
@@ -395,7 +397,7 @@ def _clear(folder: Path) -> None:
 MAP_STAGES = (
     Stage("fetch", "Getting the season", 0.3, _fetch, lambda job: cube_of(job.folder).exists()),
     Stage("map", "Finding parcels", 0.55, _map, _map_done),
-    Stage("refine", "Comparing with official parcels", 0.05, _refine, _refine_done),
+    Stage(COMPARISON, "Comparing with official parcels", 0.05, _refine, _refine_done),
     Stage(
         "publish",
         "Preparing image layers",

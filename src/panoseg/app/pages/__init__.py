@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nicegui import app, ui
+from nicegui import Client, app, ui
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from panoseg.app.pages.frame import (
     UserOf,
@@ -56,12 +57,22 @@ def add_pages(service: Service, user_of: UserOf) -> None:
         sign_in_page(to)
 
     app.on_page_exception(_failed_page)
+    app.add_exception_handler(404, _not_found)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    """Answer a request for a page that does not exist."""
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"error": "There is no such address; see /docs."}, 404)
+    with Client(ui.page(""), request=request) as client, frame("Not found", ""):
+        empty_state("This page does not exist", describe_error(HTTPException(404)), level=1)
+    return client.build_response(request, 404)
 
 
 def _failed_page(error: Exception) -> None:
     """Show the error of a page that could not be made."""
     with frame("Error", "", notify=False):
-        empty_state("This page cannot be shown", describe_error(error), alert=True)
+        empty_state("This page cannot be shown", describe_error(error), alert=True, level=1)
 
 
 def _add(path: str, service: Service, user_of: UserOf, build: Callable[[Visit], None]) -> None:

@@ -16,9 +16,10 @@ from importlib import resources
 from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import quote
 
-from nicegui import run, ui
+from nicegui import context, run, ui
 from nicegui.events import GenericEventArguments
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 
@@ -104,8 +105,13 @@ def frame(
         ui.on_exception(lambda error: notify_error(describe_error(error)))
     ui.colors(primary=GREEN, negative=RED, positive=GREEN, accent=GREEN)
     ui.add_head_html(head())
-    ui.html('<a class="skip" href="#main">Skip to the content</a>', sanitize=False)
-    with ui.element("header").classes("bar"):
+    layout = context.client.layout  # the page inside it is the element <main>
+    with layout:
+        skip = ui.html('<a class="skip" href="#main">Skip to the content</a>', sanitize=False)
+        bar = ui.element("header").classes("bar")
+    skip.move(layout, 0)
+    bar.move(layout, 1)
+    with bar:
         ui.link("panoseg", "/").classes("brand")
         with ui.element("nav").props('aria-label="Pages"'):
             for target, name in _LINKS if address is not None else ():
@@ -115,7 +121,7 @@ def frame(
         if user is not None and user != "local":
             ui.label(user).classes("quiet user")
             ui.button("Sign out").props("flat dense").on("click", js_handler=_SIGN_OUT)
-    with ui.element("main").props('id="main" tabindex="-1"'):
+    with ui.element("div").props('id="main" tabindex="-1"'):
         yield
 
 
@@ -130,6 +136,8 @@ def describe_error(error: Exception) -> str:
         return DATABASE_AWAY
     if isinstance(error, PanosegError):
         return sentence(error)
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return "There is no page at this address; follow one of the links above."
     return (
         "That did not work because of an internal error. Try again; the log of the server has the"
         " details."
@@ -166,9 +174,49 @@ def with_error_messages(handler: Callable[P, Awaitable[None]]) -> Callable[P, Aw
 
 
 def sentence(error: PanosegError) -> str:
-    """Return the message of an error as one or more complete sentences."""
-    text = str(error)
+    """Return the message of an error as one or more complete sentences for a page."""
+    text = page_words(str(error))
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+_OPTIONS = {
+    "--catalog": "catalogue",
+    "--season": "season",
+    "--area": "area",
+    "--weights": "weights",
+    "--out": "name",
+    "--layer": "layer",
+    "--encoding": "encoding",
+    "--crs": "coordinate system",
+}
+
+
+def _short_path(found: re.Match[str]) -> str:
+    """Return the end of a path: the name of a user's file, or a file with its folder."""
+    parts = found[0].split("/")
+    of_user = "uploads" in parts or "jobs" in parts
+    return "/".join(parts[-1:] if of_user else parts[-2:])
+
+
+def page_words(text: str) -> str:
+    """Return a message that was written for a terminal in the words of a page.
+
+    Paths of the server and ids of uploads say nothing to a user, options are fields of a page, and
+    how a connection failed is in the log.
+
+    >>> page_words("/srv/app/uploads/ada/farm.kml is empty: choose another --catalog.")
+    'farm.kml is empty: choose another catalogue.'
+    >>> page_words(f"{'0f' * 16}.geojson has no outline.")
+    'The file has no outline.'
+    >>> page_words("It does not answer (403 Forbidden by proxy http://127.0.0.1:4711): wait.")
+    'It does not answer: wait.'
+    """
+    text = re.sub(r"(?<![\w:/.])/(?:[^\s/:,'\"()]+/)+[^\s/:,'\"()]+", _short_path, text)
+    text = re.sub(r"\b[0-9a-f]{32}\b(?:\.\w+)*", "the file", text)
+    text = re.sub(r" \([^()]*(?:[Pp]roxy|127\.0\.0\.1|Errno|Connection)[^()]*\)", "", text)
+    text = re.sub(r"(?:, )?e\.g\. with --[\w-]+ \S*[^\s.]", "", text)
+    text = re.sub(r"--[a-z][\w-]+", lambda found: _OPTIONS.get(found[0], found[0][2:]), text)
+    return text[:1].upper() + text[1:] if text.startswith("the file") else text
 
 
 async def in_thread(
@@ -179,19 +227,20 @@ async def in_thread(
     return cast("Result", await run.io_bound(function, *arguments, **options))
 
 
-def empty_state(title: str, text: str, *, alert: bool = False) -> ui.element:
+def empty_state(title: str, text: str, *, alert: bool = False, level: int = 2) -> ui.element:
     """Show that there is nothing yet, or nothing that can be shown.
 
     Args:
         title: What is missing.
         text: Why, or what to do.
         alert: Whether screen readers announce it at once.
+        level: Level of the title; 1 where it is that of the page.
 
     Returns:
         The element, so that buttons can be added to it.
     """
     with ui.element("div").classes("empty").props('role="alert"' if alert else "") as box:
-        ui.html(f"<h2>{escape(title)}</h2>", sanitize=False)
+        heading(title, level)
         ui.html(f"<p>{escape(text)}</p>", sanitize=False)
     return box
 
@@ -213,6 +262,7 @@ def file_drop(
     max_mib: int,
     *,
     large: bool = False,
+    refused: Callable[[], None] | None = None,
 ) -> ui.element:
     """Add an area on which a file can be dropped, or chosen by keyboard; errors appear above it.
 
@@ -222,6 +272,7 @@ def file_drop(
         uploaded: Called with the upload as the API describes it.
         max_mib: Largest file in MiB; a larger one is not sent.
         large: Whether the area is large.
+        refused: Called when a file is refused, so that none that was chosen before is used.
     """
     wrong = ui.label().classes("wrong").props('role="alert"')
     event = f"uploaded-{wrong.id}"
@@ -237,10 +288,12 @@ def file_drop(
 
     async def answered(answer: GenericEventArguments) -> None:
         upload = answer.args if isinstance(answer.args, dict) else {}
-        text = upload.get("error", "")
+        text = page_words(upload.get("error", ""))
         wrong.set_text(text[:1].upper() + text[1:])
         if "error" not in upload:
             await uploaded(upload)
+        elif refused is not None:
+            refused()
 
     ui.on(event, with_error_messages(answered))
     return box
@@ -285,6 +338,20 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{round(seconds / 60)} minutes"
     return f"{seconds / 3600:.1f} hours"
+
+
+def time_left(seconds: float) -> str:
+    """Format an estimate of the time that is left as a range, because it is rough.
+
+    >>> time_left(20), time_left(600), time_left(9000)
+    ('less than a minute', '7 to 15 minutes', '1.8 to 3.8 hours')
+    """
+    low, high = 0.7 * seconds, 1.5 * seconds
+    if high < 60:
+        return "less than a minute"
+    if high < 5400:
+        return f"{max(1, round(low / 60))} to {max(2, round(high / 60))} minutes"
+    return f"{low / 3600:.1f} to {high / 3600:.1f} hours"
 
 
 def size(count: int) -> str:

@@ -21,13 +21,15 @@ from panoseg.app.pages.frame import (
     frame,
     heading,
     in_thread,
+    page_words,
     sentence,
     set_title,
     size,
+    time_left,
     with_error_messages,
 )
-from panoseg.app.requests import parse_request
-from panoseg.app.stages import Stage, stages_of
+from panoseg.app.requests import MapRequest, PhotoRequest, parse_request
+from panoseg.app.stages import COMPARISON, Stage, stages_of
 from panoseg.errors import NotFoundError, NotSignedInError, PanosegError
 
 _STATES = {
@@ -58,6 +60,7 @@ class JobPage:
         self._waits_for, self._title = "", ""
         self._lines: deque[ui.html] = deque()
         self._actions_state: State | None = None
+        self._cancelled = False
         # One update after the other: a slow one must not show what a later one has replaced.
         self._updating = asyncio.Lock()
 
@@ -111,6 +114,9 @@ class JobPage:
         self._show()
         self.timer.interval = _ENDED_S if self.job.state in ENDED else _RUNNING_S
         if self.job.state == "done" and before != "done":
+            if self._cancelled:
+                self.left.set_text("It was done before it could be cancelled; the result is kept.")
+                return
             ui.navigate.to(result_address(self.job))
 
     def _read(self) -> tuple[JobView, list[LogLine], str]:
@@ -125,6 +131,8 @@ class JobPage:
 
     def _queue(self) -> str:
         if not self.visit.service.all_jobs.workers.count():
+            if self.visit.service.settings.workers:
+                return "the worker of this server is starting"
             return "no worker runs at the moment; start one with panoseg app worker"
         before = self.visit.service.position(self.visit.user, self.job.id)
         return (
@@ -157,7 +165,7 @@ class JobPage:
             set_title(title)
         self.state.set_text(_STATES[job.state])
         self.state.classes(replace=f"state state-{job.state}")
-        self.message.set_text(job.message or _STATES[job.state])
+        self.message.set_text(page_words(job.message) or _STATES[job.state])
         self.message.classes(replace="wrong" if job.state == "failed" else "")
         self.bar.set_value(job.progress)
         self.left.set_text(self._time())
@@ -168,7 +176,7 @@ class JobPage:
     def _time(self) -> str:
         job = self.job
         if job.state == "running" and job.seconds_left is not None:
-            return f"{job.progress:.0%} done, about {duration(job.seconds_left)} left"
+            return f"{job.progress:.0%} done, {time_left(job.seconds_left)} left"
         if job.state == "queued":
             return self._waits_for
         if job.started and job.ended:
@@ -193,11 +201,13 @@ class JobPage:
                 ui.button("Cancel", on_click=with_error_messages(self._cancel)).props("outline")
 
     async def _cancel(self) -> None:
+        self._cancelled = True
         await in_thread(self.visit.service.cancel, self.visit.user, self.job.id)
         ui.notify("The job will stop in a moment.")
         await self._refresh()
 
     async def _retry(self) -> None:
+        self._cancelled = False
         await in_thread(self.visit.service.retry, self.visit.user, self.job.id)
         await self._refresh()
 
@@ -224,7 +234,8 @@ def ask_delete(visit: Visit, job: JobView) -> None:
 
 def _stage_list(job: JobView) -> str:
     """Return the stages of a job as an HTML list: done, running, pending, or stopped."""
-    stages = stages_of(parse_request(job.request))
+    request = parse_request(job.request)
+    stages = stages_of(request)
     at = len(stages) if job.state == "done" else _stage_at(job, stages)
     states = {
         "running": ("now", "running"),
@@ -233,6 +244,8 @@ def _stage_list(job: JobView) -> str:
     }
     rows = []
     for number, stage in enumerate(stages):
+        if stage.name == COMPARISON and not _has_register(request):
+            continue
         kind, word = (
             ("done", "done")
             if number < at
@@ -244,6 +257,13 @@ def _stage_list(job: JobView) -> str:
             f'<li class="{kind}">{escape(stage.title)}<span class="quiet">{word}</span></li>'
         )
     return f'<ol class="stages">{"".join(rows)}</ol>'
+
+
+def _has_register(request: MapRequest | PhotoRequest) -> bool:
+    """Return whether a map is compared with official parcels; samples bring their own."""
+    return isinstance(request, MapRequest) and (
+        request.register_of is not None or request.source.type == "sample"
+    )
 
 
 def _stage_at(job: JobView, stages: tuple[Stage, ...]) -> int:
@@ -276,7 +296,7 @@ def show_not_available(error: PanosegError, *, own: bool = True) -> None:
         error: The reason.
         own: Whether the page is one of a signed-in user, who has a list of results.
     """
-    with empty_state("Not available", sentence(error), alert=True):
+    with empty_state("Not available", sentence(error), alert=True, level=1):
         if own:
             ui.link("Your results", "/jobs")
 

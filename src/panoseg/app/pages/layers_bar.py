@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nicegui import ui
-from nicegui.events import GenericEventArguments
+from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
 from panoseg.app.pages.frame import checkbox
 from panoseg.app.pages.place import base_map
@@ -18,6 +18,7 @@ SELECTED = "#1b2620"
 """Colour of the outline of the selected parcel."""
 Handler = Callable[..., object]
 _ZOOM = 14
+_OVER_NDVI = 0.15  # opacity of the parcels
 _IMAGES = {
     "true-colour": "True colour",
     "false-colour": "False colour",
@@ -56,6 +57,7 @@ class LayersBar:
             0.75,
             False,
         )
+        self._before_ndvi: float | None = None  # the opacity that NDVI has replaced
         self.hidden: set[int] = set()
         self.drawing = False
         self._layers: dict[str, Any] = {}
@@ -85,7 +87,7 @@ class LayersBar:
         self._ramp()
         with ui.element("div").classes("tools").props('role="group" aria-label="Layers"'):
             self._date_tools()
-            ui.select(_IMAGES, on_change=self.update).bind_value(self, "image").props(
+            ui.select(_IMAGES, on_change=self._image_chosen).bind_value(self, "image").props(
                 'dense outlined options-dense aria-label="Image below the parcels"'
             )
             official = self.description["official"]
@@ -97,7 +99,7 @@ class LayersBar:
             )
             with ui.element("label").classes("line"):
                 ui.label("Opacity").classes("quiet")
-                _range(
+                self.slider = _range(
                     0, 1, 0.05, self.opacity, "Opacity of the parcels", self._opacity_moved
                 ).style("width: 90px")
             checkbox("Fade uncertain parcels", self._fade_uncertain)
@@ -141,8 +143,26 @@ class LayersBar:
         self._show_date()
         self.update()
 
+    def _image_chosen(self, event: ValueChangeEventArguments[str]) -> None:
+        """Show the image; the colours of crops would hide those of NDVI."""
+        if event.value == "ndvi" and self.opacity > _OVER_NDVI:
+            self._before_ndvi = self.opacity
+            self._set_opacity(_OVER_NDVI)
+        elif event.value != "ndvi" and self._before_ndvi is not None:
+            self._set_opacity(self._before_ndvi)
+            self._before_ndvi = None
+        self.update()
+
     def _opacity_moved(self, event: GenericEventArguments) -> None:
-        self.opacity = float(event.args)
+        self._before_ndvi = None
+        self._show_opacity(float(event.args))
+
+    def _set_opacity(self, opacity: float) -> None:
+        self._show_opacity(opacity)
+        ui.run_javascript(f"getHtmlElement({self.slider.id}).value = {opacity}")
+
+    def _show_opacity(self, opacity: float) -> None:
+        self.opacity = opacity
         layer = self._layers.get("overlay")
         if layer is not None:
             layer.run_method("setOpacity", self.opacity)

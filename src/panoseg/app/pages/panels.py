@@ -139,7 +139,9 @@ class CorrectionsPanel:
                 f" style='padding-left:1.6rem;margin:0'>{items}</ol>",
                 sanitize=False,
             )
-            ui.button("Undo the latest", on_click=with_error_messages(self._undo)).props("outline")
+            ui.button("Undo the latest", on_click=with_error_messages(self._undo)).props(
+                'outline title="Ctrl+Z"'
+            ).classes("undo")
             checkbox("Include uncorrected parcels", self._include)
             ui.button("Export as training data", on_click=self._export).props("unelevated")
 

@@ -132,7 +132,7 @@ window.panoseg = {
         const [a, b] = [map.unproject(corner, at.z), map.unproject(corner.add(size), at.z)];
         const step = steps.find((s) => s <= (b.lng - a.lng) / 1.5) || steps.at(-1);
         const digits = Math.max(0, Math.ceil(-Math.log10(step)));
-        pen.strokeStyle = "#7f8d8440"; pen.fillStyle = "#55615a"; pen.font = "11px system-ui, sans-serif";
+        pen.strokeStyle = "#7f8d8440"; pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--quiet"); pen.font = "11px system-ui, sans-serif";
         pen.beginPath();
         for (let lng = Math.ceil(a.lng / step) * step; lng < b.lng; lng += step) {
           const x = Math.round(map.project([a.lat, lng], at.z).x - corner.x) + 0.5;
@@ -210,3 +210,10 @@ for (const type of ["dragover", "dragleave", "drop"]) {
     }
   });
 }
+document.addEventListener("keydown", (event) => {  // the latest correction is undone, unless text is being written
+  const undo = [...document.querySelectorAll(".undo")].find((button) => button.checkVisibility());
+  if (!undo || event.key.toLowerCase() !== "z" || event.shiftKey || !(event.ctrlKey || event.metaKey)) return;
+  if (event.target.closest("input:not([type=range], [type=checkbox]), textarea")) return;
+  event.preventDefault();
+  undo.click();
+});

@@ -109,6 +109,11 @@ def _parcel_facts(view: ParcelView, result: ResultMap) -> None:
         cells = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in rows.items())
         ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
         ui.html(share_table(view, result), sanitize=False)
+        if view.confidence is not None:
+            ui.label(
+                "Confidence is how surely there is one field with this crop here. A probability"
+                " only compares the crops: one can lead clearly in a field that is unsure itself."
+            ).classes("quiet")
 
 
 def share_table(view: ParcelView, result: ResultMap) -> str:
@@ -186,5 +191,7 @@ def _chart(curve: NdviCurve) -> None:
         "series": [low_line, high_line, line, dots],
     }
     label = f"NDVI on {len(clear)} clear dates; {len(grey)} cloudy dates"
-    ui.echart(options).style("height: 220px; width: 100%").props(f'role="img" aria-label="{label}"')
+    ui.echart(options).classes("chart").style("height: 220px; width: 100%").props(
+        f'role="img" aria-label="{label}"'
+    )
     ui.label(f"{label}. The band covers the middle half of the pixels.").classes("quiet")

@@ -32,7 +32,7 @@ from panoseg.app.pages.photo import show_photo
 from panoseg.app.pages.result_context import ResultContext, result_actions
 from panoseg.app.parcels import CropArea, ParcelView, areas, parcel_at
 from panoseg.app.result_api import describe_result
-from panoseg.app.result_map import ResultMap, open_result
+from panoseg.app.result_map import ResultMap, open_result, trained_on
 from panoseg.app.service import Service
 from panoseg.errors import PanosegError
 
@@ -110,6 +110,7 @@ class ResultPage:
             ui.label("This map is large: outlines of parcels appear when you zoom in.").classes(
                 "quiet"
             )
+        self._caution()
         with ui.element("div").classes("line"):
             result_actions(self.context)
             if self.context.visit:
@@ -117,6 +118,19 @@ class ResultPage:
                 ui.button("Delete", on_click=lambda: ask_delete(visit, job)).props(
                     "flat dense color=negative"
                 )
+
+    def _caution(self) -> None:
+        """Say what the weights know, and that crops are less sure than fields."""
+        learned = trained_on(self.result.folder)
+        source = f"The network has learned from {learned}. " if learned else ""
+        link = f"{self.context.address}/files/map/report.html"
+        ui.html(
+            f"{escape(source)}Fields are found more surely than crops, which are often wrong: check"
+            f' them before you rely on them. <a href="{link}" target="_blank">How the map was'
+            " made</a>",
+            sanitize=False,
+            tag="p",
+        ).classes("quiet")
 
     @ui.refreshable_method
     def _legend(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from nicegui import ui
 
+from panoseg.app.exports import Format
 from panoseg.app.job_views import JobView
 from panoseg.app.pages.frame import BROWSER_S, Visit, heading, in_thread, size, with_error_messages
 from panoseg.app.result_map import ResultMap
@@ -31,6 +32,13 @@ class ResultContext:
     """The map as ``panoseg.app.result_api.describe_result`` returns it."""
 
 
+_CORRECTED: dict[Format, str] = {
+    "gpkg": "Parcels, GeoPackage",
+    "parquet": "Parcels, GeoParquet",
+    "geojson": "Parcels, GeoJSON",
+    "shapefile": "Parcels, Shapefile (zip)",
+    "areas": "Areas by crop, CSV",
+}
 _NAMES = {
     "map/parcels.parquet": "Parcels, GeoParquet",
     "map/parcels.gpkg": "Parcels, GeoPackage",
@@ -60,7 +68,12 @@ def result_actions(context: ResultContext) -> None:
     service, visit = context.service, context.visit
     token = context.address.rsplit("/", 1)[-1]
     files = service.files(visit.user, context.job.id) if visit else service.shared_files(token)
-    download_button(files, context.address)
+    with ui.dropdown_button("Download", auto_close=True).props("unelevated no-caps"):
+        _menu_title("As corrected by you" if visit else "As corrected")
+        for form, text in _CORRECTED.items():
+            _menu_item(text, f"{context.address}/corrected/{form}")
+        _menu_title("As predicted")
+        _file_items(files, context.address)
     if visit:
         ui.button("Share", on_click=with_error_messages(lambda: share(visit, context.job))).props(
             "outline"
@@ -70,13 +83,22 @@ def result_actions(context: ResultContext) -> None:
 def download_button(files: list[ResultFile], address: str) -> None:
     """Add a menu of the files of a result. address: address of the API of the result."""
     with ui.dropdown_button("Download", auto_close=True).props("unelevated no-caps"):
-        for file in sorted(files, key=lambda file: _ORDER.get(file.path, len(_ORDER))):
-            if file.path not in _LEFT_OUT:
-                text = f"{_NAMES.get(file.path, file.path)} ({size(file.bytes)})"
-                ui.item(
-                    text,
-                    on_click=lambda path=file.path: ui.download.from_url(f"{address}/files/{path}"),
-                )
+        _file_items(files, address)
+
+
+def _file_items(files: list[ResultFile], address: str) -> None:
+    for file in sorted(files, key=lambda file: _ORDER.get(file.path, len(_ORDER))):
+        if file.path not in _LEFT_OUT:
+            text = f"{_NAMES.get(file.path, file.path)} ({size(file.bytes)})"
+            _menu_item(text, f"{address}/files/{file.path}")
+
+
+def _menu_title(text: str) -> None:
+    ui.item_label(text).props("header").classes("quiet")
+
+
+def _menu_item(text: str, address: str) -> None:
+    ui.item(text, on_click=lambda: ui.download.from_url(address))
 
 
 async def share(visit: Visit, job: JobView) -> None:

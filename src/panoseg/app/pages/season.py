@@ -74,6 +74,12 @@ class SeasonCard:
         self.build.refresh()
         self._changed()
 
+    def clear(self) -> None:
+        """Forget the upload: another file was refused."""
+        self.upload = None
+        self.build.refresh()
+        self._changed()
+
     @ui.refreshable_method
     def build(self) -> None:
         """Make the elements of the card; none before an upload."""

@@ -80,8 +80,10 @@ class StartPage:
                     ui.element("div").classes("card stack").props('aria-live="polite"') as self.card
                 ):
                     pass
-                self.button = ui.button("Start", on_click=with_error_messages(self._start)).props(
-                    "unelevated size=lg"
+                self.button = (
+                    ui.button("Start", on_click=with_error_messages(self._start))
+                    .props("unelevated size=lg")
+                    .classes("start")
                 )
             with ui.element("section"):
                 self.map = PlaceMap(self.visit.service.settings.background_map, self._outline_drawn)
@@ -120,6 +122,7 @@ class StartPage:
                 ".nc,.zip",
                 self._cube_uploaded,
                 self._max_mib,
+                refused=self.season.clear,
             )
             self.season.build()
 
@@ -132,6 +135,7 @@ class StartPage:
             kinds,
             self._outline_uploaded,
             self._max_mib,
+            refused=self._outline_refused,
         )
         years = {
             year: f"Harvest of {year}" for year in range(date.today().year, _FIRST_YEAR - 1, -1)
@@ -174,6 +178,7 @@ class StartPage:
                 "",
                 self._register_uploaded,
                 self._max_mib,
+                refused=self._register_refused,
             )
             self.register_name = ui.label().classes("quiet")
             ui.input("Or their URL (https://...)", on_change=self.changed).bind_value(
@@ -222,8 +227,20 @@ class StartPage:
         self._show_kind()
         self.changed()
 
+    def _outline_refused(self) -> None:
+        self.outline = self.outline_upload = None
+        self.map.show(None)
+        self._show_kind()
+        self.changed()
+
+    def _register_refused(self) -> None:
+        self.register = None
+        self.register_name.set_text("")
+        self.changed()
+
     async def _cube_uploaded(self, upload: dict[str, Any]) -> None:
         if upload["kind"] != "cube":
+            self.season.clear()
             raise AppError(f"This file is a {upload['kind']}, not a season; choose another.")
         self.season.show(upload)
 
