@@ -317,7 +317,7 @@ def test_a_line_that_does_not_cut(folder):
 def test_downloads_are_as_corrected_with_the_prediction_in_them(folder):
     result = open_result(folder)
     plain = export_parcels(folder, "gpkg")
-    table = gpd.read_file(plain)
+    table = gpd.read_file(plain, layer="parcels")
     assert (len(table), table["corrected"].sum()) == (4, 0)
     assert (table["predicted"] == table["class"]).all()
     across = [app_map.place(folder, -1, 12), app_map.place(folder, 25, 12)]
@@ -328,7 +328,8 @@ def test_downloads_are_as_corrected_with_the_prediction_in_them(folder):
         path = export_parcels(folder, form)
         assert path.name == NAMES[form]
         assert export_parcels(folder, form) == path
-        table = gpd.read_parquet(path) if form == "parquet" else gpd.read_file(path)
+        layer = {"layer": "parcels"} if form == "gpkg" else {}
+        table = gpd.read_parquet(path) if form == "parquet" else gpd.read_file(path, **layer)
         assert len(table) == 4
         assert table.to_crs(result.crs).area.sum() == pytest.approx(4 * 57_600, rel=1e-3)
         rows = table.set_index("id")

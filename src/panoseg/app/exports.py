@@ -64,7 +64,7 @@ def _write(result: ResultMap, form: Format, path: Path) -> None:
     if form == "parquet":
         write_geoparquet([table], path)
     elif form == "gpkg":
-        write_geopackage([table], path)
+        write_geopackage([table], path, result.classes)
     elif form == "geojson":
         with atomic(path) as temporary:
             pyogrio.write_dataframe(
