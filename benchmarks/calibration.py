@@ -1,6 +1,6 @@
 """Compares the confidence of parcels with how often they are right, on patches in PASTIS's layout.
 
-    python benchmarks/calibration.py PATCHES [--fold 5] [--weights WEIGHTS ..] [--patches 40]
+    python benchmarks/calibration.py PATCHES [--folds 5] [--weights WEIGHTS ..] [--patches 40]
 
 A parcel is right where a true one matches it with an IoU above one half; what lies mostly on void
 does not count. Prints the expected calibration error (Guo et al. 2017, equation 3, ten bins of
@@ -47,11 +47,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path)
-    parser.add_argument("--fold", type=int, default=5)
+    parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--patches", type=int, default=40)
     parser.add_argument("--weights", nargs="+", default=["fast"])
     arguments = parser.parse_args()
-    data = PastisDataset(arguments.data, (arguments.fold,), target="panoptic")
+    data = PastisDataset(arguments.data, tuple(arguments.folds), target="panoptic")
     for name in arguments.weights:
         model = Model.load(name)
         void = model.table.void

@@ -30,7 +30,7 @@ TINY = {
     # A server with workers takes too long; the tests of the application start one.
     "app_kills.py": "--help",
     "app_load.py": "--help",
-    "calibration.py": "patches --patches 1 --fold 1",
+    "calibration.py": "patches --patches 1 --folds 1",
     "clouds.py": "--seasons 2",
     "coco_pairs.py": "--pairs 2",
     "dataset.py": "--size 64 --dates 2 --parcels 40 --patch 16",

@@ -112,11 +112,11 @@ class FetchOptions:
 class AdaptOptions:
     """How weights are adapted to a season."""
 
-    steps: int = 240
+    steps: int = 200
     """Steps of training. Each takes a piece of the season and a simulated one, about two seconds on
     two cores; they are made twice, because a part of the fields is held out first.
     """
-    learning_rate: float = 0.0005
+    learning_rate: float = 0.002
     """Largest learning rate; it rises in the first tenth of the steps and falls to zero."""
     simulated: int = 40
     """Number of simulated seasons that are repeated, so that nothing is forgotten."""

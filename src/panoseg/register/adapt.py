@@ -1,9 +1,9 @@
 """Adapt weights to a season by a few fields that a person drew or corrected.
 
 The network learns these fields on pieces of the season around them. What nobody labelled counts for
-nothing, unless the old weights are sure that it is no field. Simulated seasons are repeated in
-turn, so that nothing is forgotten. A part of the fields, which lie together, is held out first:
-only if it is drawn better, the network learns from all fields and is written.
+nothing. Simulated seasons are repeated in turn, so that nothing is forgotten. A part of the fields,
+which lie together, is held out first: only if it is drawn better, the network learns from all
+fields and is written.
 
 Shape suffixes: T dates, C bands, H W pixels, N fields.
 """
@@ -35,7 +35,7 @@ from panoseg.maps import MapOptions
 from panoseg.maps.inputs import GivenWeights, open_season
 from panoseg.maps.read_parcels import check_place, left_out_notes, read_truth
 from panoseg.models.configs.parcels import FieldsConfig
-from panoseg.models.fields import EXTENT, UNKNOWN_CLASS, Fields
+from panoseg.models.fields import UNKNOWN_CLASS, Fields
 from panoseg.models.model import Model
 from panoseg.models.weights import Weights, save_weights
 from panoseg.models.weights_list import FOR_FEWER_BANDS, PACKAGE_FOLDER
@@ -44,7 +44,6 @@ from panoseg.register import AdaptOptions
 from panoseg.register.drawn import (
     FEWEST_PIXELS,
     NO_FIELD,
-    UNLABELLED,
     Labels,
     Piece,
     Quality,
@@ -62,8 +61,6 @@ _CROP = 128
 """Side in pixels of what is cut out of a piece for a step."""
 FEWEST_FIELDS = 4
 """Fewer fields are refused."""
-_SURELY_NONE = 0.3
-"""Unlabelled land whose extent is less, by the old weights, is no field."""
 _WARM_UP = 0.1
 """Share of the steps in which the learning rate rises."""
 _CLIP = 5.0
@@ -219,12 +216,6 @@ class _Learning:
         sides = [side for piece in pieces for side in piece.number_HW.shape]
         self.crop = max(min(_CROP, *sides) // stride, 2) * stride
         self.simulated = self._simulate()
-        every = frozenset(range(1, len(labels.classes_N) + 1))
-        # Drawn fields alone would teach that everything is a field.
-        self.bare = {
-            id(piece): (piece.number_HW == UNLABELLED) & (maps_5HW[EXTENT] < _SURELY_NONE)
-            for piece, maps_5HW in self._maps(self.start, every)
-        }
 
     def _simulate(self) -> list[Sample]:
         """Simulate the seasons that are repeated."""
@@ -255,7 +246,7 @@ class _Learning:
         number_HW = piece.number_HW
         field_HW = np.isin(number_HW, list(fields))
         class_HW = self.classes_N[np.maximum(number_HW, 1) - 1]
-        none_HW = (number_HW == NO_FIELD) | self.bare[id(piece)]
+        none_HW = number_HW == NO_FIELD
         classes_HW = np.where(field_HW, class_HW, np.where(none_HW, background, void))
         instances_HW = np.where(field_HW, number_HW, 0).astype(np.int32)
         images_TCHW = piece.images_TCHW
