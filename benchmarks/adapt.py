@@ -2,10 +2,10 @@
 
     python benchmarks/adapt.py CUBE TRUTH PLACE [--weights WEIGHTS] [--simulated PATCHES]
 
-TRUTH and PLACE as in hand_drawn.py. The fields of the first reader in the west half are given, and
-what that reader left empty there counts as land without fields unless --fields-only; scored are the
-fields of both readers in the east half. Then the halves are exchanged. With --simulated, the same
-weights are scored on patches in PASTIS's layout, which must not get worse.
+TRUTH and PLACE as in hand_drawn.py. The fields of which the first reader drew most in the west half
+are given; scored are the fields of both readers in the east half, without the land of the given
+ones. Then the halves are exchanged. With --simulated, the old and the new weights are also scored
+on patches in PASTIS's layout, where they must not get much worse.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 import rasterio
 import xarray as xr
 
-from hand_drawn import quality, read_truth
+from hand_drawn import Truth, quality, read_truth
+from panoseg.errors import ParcelsError
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.outlines import polygonise
 from panoseg.models.weights import save_weights
@@ -31,8 +32,10 @@ from panoseg.register.adapt import adapt
 PANOSEG = [sys.executable, "-c", "from panoseg.cli import script; script()"]
 
 
-def half_truth(cube: xr.Dataset, label_HW: np.ndarray, west: bool, folder: Path) -> Path:
-    """Write the fields of which most lies in one half, whole, as a person would draw them."""
+def half_truth(
+    cube: xr.Dataset, label_HW: np.ndarray, west: bool, folder: Path
+) -> tuple[Path, np.ndarray]:
+    """Write the fields of which most lies in one half, whole; return the file and their pixels."""
     columns_W = np.arange(label_HW.shape[1])
     middle = label_HW.shape[1] / 2
     numbers = [
@@ -47,17 +50,29 @@ def half_truth(cube: xr.Dataset, label_HW: np.ndarray, west: bool, folder: Path)
     table = gpd.GeoDataFrame({"number": values}, geometry=outlines, crs=grid.crs.to_wkt())
     path = folder / f"{'west' if west else 'east'}.gpkg"
     table.to_file(path)
-    return path
+    return path, kept_HW > 0
 
 
-def scores(cube: Path, weights: object, folder: Path, truths: list, west: bool) -> float:
-    """PQ in the half that was not given, mean over readers."""
-    map_cube(cube, weights, folder)  # type: ignore[arg-type]
+def scores(
+    cube: Path,
+    weights: Path | str,
+    folder: Path,
+    truths: list[Truth],
+    given_HW: np.ndarray,
+    west: bool,
+) -> float:
+    """PQ in the half that was not given, mean over readers; given land counts for nothing."""
+    map_cube(cube, weights, folder)
     with rasterio.open(folder / "segments.tif") as raster:
         found_HW = raster.read(1)
     middle = found_HW.shape[1] // 2
     half = np.s_[:, middle:] if west else np.s_[:, :middle]
-    return float(np.mean([quality(found_HW[half], (t[half], u[half]))[0] for t, u in truths]))
+    found_HW, given_HW = found_HW[half], given_HW[half]
+    found = [
+        quality(found_HW, (np.where(given_HW, 0, true_HW[half]), unsure_HW[half] | given_HW))[0]
+        for true_HW, unsure_HW in truths
+    ]
+    return float(np.mean(found))
 
 
 def main() -> None:
@@ -73,32 +88,38 @@ def main() -> None:
     parser.add_argument("--simulated-seasons", type=int, default=AdaptOptions.simulated)
     parser.add_argument("--steps", type=int, default=AdaptOptions.steps)
     parser.add_argument("--learning-rate", type=float, default=AdaptOptions.learning_rate)
-    parser.add_argument("--held-out", type=float, default=AdaptOptions.held_out)
+    parser.add_argument("--groups", type=int, default=AdaptOptions.groups)
     arguments = parser.parse_args()
     truths = read_truth(arguments.truth, arguments.place)
     options = AdaptOptions(
         steps=arguments.steps,
         simulated=arguments.simulated_seasons,
         learning_rate=arguments.learning_rate,
-        held_out=arguments.held_out,
+        groups=arguments.groups,
     )
     print(
         "| fields given | before | after | held-out fields before | after |\n|---|---|---|---|---|"
     )
-    with tempfile.TemporaryDirectory() as name, xr.open_dataset(arguments.cube) as cube:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as scratch, xr.open_dataset(arguments.cube) as cube:
+        folder = Path(scratch)
         import odc.geo.xr  # noqa: F401
 
         for west in (True, False):
-            fields = half_truth(cube, truths[0][0], west, folder)
-            adapted = adapt(arguments.cube, fields, arguments.weights, options=options)
-            own = folder / f"weights-{west}"
-            save_weights(own, adapted.weights)
+            fields, given_HW = half_truth(cube, truths[0][0], west, folder)
+            name = "west" if west else "east"
             start = arguments.weights or "simulated-fields"
-            before = scores(arguments.cube, start, folder / f"before-{west}", truths, west)
-            after = scores(arguments.cube, own, folder / f"after-{west}", truths, west)
+            place = (truths, given_HW, west)
+            before = scores(arguments.cube, start, folder / f"before-{name}", *place)
+            try:
+                adapted = adapt(arguments.cube, fields, arguments.weights, options=options)
+            except ParcelsError as error:
+                print(f"| {name} | {before:.1f} | {error} | | |")
+                continue
+            own = folder / f"weights-{name}"
+            save_weights(own, adapted.weights)
+            after = scores(arguments.cube, own, folder / f"after-{name}", *place)
             print(
-                f"| {'west' if west else 'east'} | {before:.1f} | {after:.1f} |"
+                f"| {name} | {before:.1f} | {after:.1f} |"
                 f" {adapted.before or '-'} | {adapted.after or '-'} |",
                 flush=True,
             )

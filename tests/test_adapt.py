@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from shapely.geometry import box
@@ -23,10 +24,18 @@ from panoseg.models.model import Model
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, load_weights, save_weights
 from panoseg.register import AdaptOptions
-from panoseg.register.adapt import adapt
-from panoseg.register.drawn import Labels, Quality, match_fields, quality_of
+from panoseg.register.adapt import _Learning, adapt
+from panoseg.register.drawn import (
+    NO_DATA,
+    Labels,
+    Quality,
+    match_fields,
+    quality_of,
+    read_pieces,
+)
+from small_networks import SMALL_UTAE
 
-QUICK = AdaptOptions(steps=2, simulated=1, held_out=0, device="cpu")
+QUICK = AdaptOptions(steps=2, simulated=1, groups=1, device="cpu")
 
 
 def outlines_on(cube, *boxes, **columns) -> gpd.GeoDataFrame:
@@ -63,17 +72,21 @@ def test_labels_of_a_person(season):
         (2, 2, 6, 6),  # inside of the first
         (16, 0, 20, 8),
         (100, 100, 110, 110),
-        (31, 31, 32, 32),
+        (30, 30, 40, 40),  # reaches beyond the season
         kind=["corn", 5, None, "Soft Winter Wheat", "lupin", "No field", "corn", "corn"],
     )
-    none = outlines_on(cube, (24, 0, 32, 4))
+    fields = pd.concat(
+        [fields, outlines_on(cube, (22, 6, 24, 10), (26, 6, 30, 10)).dissolve()]
+    )  # one field of two parts
+    none = outlines_on(cube, (24, 0, 32, 4), (21, 21, 23, 23))  # the last is inside of a field
     labels = Labels(fields, none, "kind", cube.odc.geobox, PASTIS)
     number_HW = labels.numbers(Window(0, 0, 32, 32))
-    assert (labels.left_out, labels.unknown) == (2, ["5", "lupin"])
+    assert (labels.rows, labels.unknown) == (7, ["5", "lupin"])
     assert number_HW.shape == (32, 32)
-    assert (number_HW == 0).sum() == 4 * 8 + 8 * 4
-    assert number_HW[0, 18] == number_HW[2, 30] == 0
-    assert number_HW[31, 31] == -1
+    assert (number_HW == 0).sum() == 4 * 8 + 8 * 4 + 2 * 2
+    assert number_HW[0, 18] == number_HW[2, 30] == number_HW[22, 22] == 0
+    assert (number_HW == number_HW[31, 31]).sum() == 4
+    assert 0 < number_HW[7, 22] != number_HW[7, 27] > 0
     inner, outer = number_HW[3, 3], number_HW[0, 0]
     assert inner != outer  # the smaller one hides the larger one
     assert (number_HW == inner).sum() == 16
@@ -82,16 +95,17 @@ def test_labels_of_a_person(season):
     assert {number: labels.classes_N[number - 1] for number in names} == names
     np.testing.assert_array_equal(labels.numbers(Window(4, 2, 9, 11)), number_HW[4:13, 2:13])
     [(window, own)] = labels.windows(cube.odc.geobox)
-    assert (window, own) == (Window(0, 0, 32, 32), frozenset(range(1, 6)))
+    assert (window, own) == (Window(0, 0, 32, 32), frozenset(range(1, 9)))
     with pytest.raises(ConfigError, match="no column 'crop'"):
         Labels(fields, none, "crop", cube.odc.geobox, PASTIS)
 
 
-def test_pieces_hold_each_field_once(season, monkeypatch):
+def test_pieces_hold_each_field_once_and_all_land_without_fields(season, monkeypatch):
     monkeypatch.setattr("panoseg.register.drawn.PIECE", 12)
     monkeypatch.setattr("panoseg.register.drawn._MARGIN", 1)
     cube = season[1]
-    labels = Labels(outlines_on(cube, *FOUR), None, None, cube.odc.geobox, PASTIS)
+    none = outlines_on(cube, (24, 0, 30, 6))
+    labels = Labels(outlines_on(cube, *FOUR), none, None, cube.odc.geobox, PASTIS)
     windows = labels.windows(cube.odc.geobox)
     assert sorted(number for _, own in windows for number in own) == [1, 2, 3, 4]
     for window, own in windows:
@@ -100,17 +114,29 @@ def test_pieces_hold_each_field_once(season, monkeypatch):
         assert min(window.top, window.left) >= 0
         assert max(window.top, window.left) <= 20
         assert own <= set(np.unique(number_HW).tolist())
+    assert max((labels.numbers(window) == 0).sum() for window, _ in windows) == 36
 
 
-def test_held_out_fields_lie_together(season):
+def test_pixels_without_data_are_of_no_field(season):
+    cube = season[1]
+    for band in cube.data_vars:
+        cube[band][:, :8, :8] = 0
+    labels = Labels(outlines_on(cube, *FOUR), None, None, cube.odc.geobox, PASTIS)
+    number = labels.numbers(Window(0, 0, 32, 32))[0, 0]
+    [piece] = read_pieces(cube, labels, ["B02", "B03"])
+    assert (piece.number_HW[:8, :8] == NO_DATA).all()
+    assert piece.own == {1, 2, 3, 4} - {number}
+
+
+def test_groups_of_fields_lie_together(season):
     cube = season[1]
     row = [(4 * n, 0, 4 * n + 4, 4) for n in (3, 0, 5, 1, 4, 2, 6, 7)]
     labels = Labels(outlines_on(cube, *row), None, None, cube.odc.geobox, PASTIS)
     number_W = labels.numbers(Window(0, 0, 4, 32))[0]
-    held = labels.held_out(0.25)
-    columns = np.flatnonzero(np.isin(number_W, list(held)))
-    assert columns.tolist() in (list(range(8)), list(range(24, 32)))
-    assert labels.held_out(0) == frozenset()
+    groups = labels.groups(frozenset(range(1, 9)), 2)
+    columns = sorted(np.flatnonzero(np.isin(number_W, list(group))).tolist() for group in groups)
+    assert columns == [list(range(16)), list(range(16, 32))]
+    assert sorted(map(len, labels.groups(frozenset({2, 3, 5}), 2))) == [1, 2]
 
 
 def test_regions_are_matched_with_fields_on_labelled_land_only():
@@ -136,7 +162,9 @@ def test_it_learns_the_fields_that_are_given_and_nothing_of_unlabelled_land(seas
     fields = path.with_name("fields.gpkg")
     outlines_on(cube, *FOUR, crop=["corn", None, "corn", "no field"]).to_file(fields)
     many = replace(QUICK, steps=15, learning_rate=0.01)
-    with pytest.raises(ParcelsError, match="has 3 fields on the season, and 4 are needed"):
+    with pytest.raises(
+        ParcelsError, match="has 3 fields of at least 6 pixels on the season, and 4 are needed"
+    ):
         adapt(path, fields, weights, class_column="crop", options=many)
     outlines_on(cube, *FOUR, crop=["corn"] * 4).to_file(fields)
     adapted = adapt(path, fields, weights, class_column="crop", options=many)
@@ -173,30 +201,52 @@ def test_land_without_fields_is_learned(season, weights):
     assert any(not torch.equal(told.weights.state[n], v) for n, v in plain.weights.state.items())
 
 
+def test_each_group_is_drawn_by_weights_that_learned_the_others(season, weights, monkeypatch):
+    path, cube = season
+    fields = path.with_name("fields.gpkg")
+    outlines_on(cube, *FOUR).to_file(fields)
+    learned, matched = [], []
+    fit, match = _Learning.fit, _Learning._matches
+    monkeypatch.setattr(
+        _Learning, "fit", lambda self, own, *rest: learned.append(own) or fit(self, own, *rest)
+    )
+
+    def matches(self, network, own):
+        matched.append((network is self.start, own))
+        return match(self, network, own) + np.array([len(matched), 1, 0, 0])  # it gets better
+
+    monkeypatch.setattr(_Learning, "_matches", matches)
+    adapted = adapt(path, fields, weights, options=replace(QUICK, groups=2))
+    every = frozenset({1, 2, 3, 4})
+    assert matched[0] == (True, every)
+    assert [own for _, own in matched[1:]] == [every - learned[0], every - learned[1]]
+    assert learned[2] == every
+    assert (adapted.before.fields, adapted.after.fields) == (4, 4)
+
+
 def test_weights_that_got_no_better_are_not_written(season, weights, monkeypatch, capsys):
     path, cube = season
     fields, out = path.with_name("fields.gpkg"), path.with_name("weights")
     outlines_on(cube, *FOUR).to_file(fields)
     save_weights(path.with_name("start"), weights)
-    answers, held = [Quality(pq, 1, 1, 0) for pq in (0.5, 0.4, 0.5, 0.6)], []
-
-    def quality(self, network, numbers):
-        held.append(len(numbers))
-        return answers[len(held) - 1]
-
-    monkeypatch.setattr("panoseg.register.adapt._Learning.quality", quality)
+    answers, groups = [Quality(0.5, 1, 1, 0), Quality(0.4, 1, 1, 0)], []
+    monkeypatch.setattr(
+        "panoseg.register.adapt._Learning.trial",
+        lambda self, given: groups.append(given) or tuple(answers),
+    )
     command = ["adapt", str(path), "--fields", str(fields), "--out", str(out)]
     command += ["--weights", str(path.with_name("start")), "--steps", "2", "--simulated", "1"]
-    assert main([*command, "--held-out", "0.5"]) == 2
+    assert main(command) == 2
     assert "did not get better, so nothing was written" in capsys.readouterr().err
     assert not out.exists()
-    assert main([*command, "--held-out", "0.5"]) == 0
+    answers[1] = Quality(0.6, 1, 1, 0)
+    assert main([*command, "--groups", "4"]) == 0
     printed = capsys.readouterr().out
-    assert "held-out fields after:  PQ 60.0" in printed
-    assert held == [2, 2, 2, 2]
+    assert "fields that were held out, after:  PQ 60.0" in printed
+    assert [[len(group) for group in given] for given in groups] == [[2, 2], [1, 1, 1, 1]]
     card = load_weights(out).card
     assert card.scores == {"PQ_held_out_before": 50.0, "PQ_held_out_after": 60.0}
-    assert card.provenance["held_out"] == 2
+    assert card.provenance["groups"] == 4
     mapped = path.with_name("map")
     command = ["map", str(path), "--weights", str(out), "--out", str(mapped)]
     assert main([*command, "--parcels", str(path.with_name("no.gpkg"))]) == 2
@@ -208,6 +258,35 @@ def test_weights_that_got_no_better_are_not_written(season, weights, monkeypatch
     assert json.loads((out / "card.json").read_text())["trained_on"].endswith(
         "adapted by 4 fields of season.nc"
     )
+
+
+@pytest.mark.parametrize("year", [2020, 2024])
+def test_seasons_of_other_years_are_learned_by_networks_that_count_days(season, year):
+    path, cube = season
+    dates = cube["time"].values + (np.datetime64(f"{year}-01-01") - np.datetime64("2019-01-01"))
+    cube.assign_coords(time=dates).to_netcdf(path)
+    config = FieldsConfig(SMALL_UTAE)
+    weights = replace(tiny_weights().card, model=config.fitted(bands=10, classes=20))
+    weights = Weights(weights, build_network(weights.model).state_dict())
+    fields = path.with_name("fields.gpkg")
+    outlines_on(cube, *FOUR).to_file(fields)
+    adapted = adapt(path, fields, weights, options=QUICK)
+    assert adapted.weights.card.reference_date == weights.card.reference_date
+
+
+def test_a_folder_of_other_files_is_refused_before_anything_is_learned(season, weights, capsys):
+    path, cube = season
+    save_weights(path.with_name("start"), weights)
+    outlines_on(cube, *FOUR).to_file(path.with_name("fields.gpkg"))
+    out = path.with_name("out")
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    command = ["adapt", str(path), "--fields", str(path.with_name("fields.gpkg"))]
+    assert main([*command, "--out", str(out), "--weights", str(path.with_name("start"))]) == 2
+    said = capsys.readouterr().err
+    assert "holds notes.txt" in said
+    assert "learning" not in said
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_other_networks_and_other_places_are_refused(season):
@@ -222,7 +301,7 @@ def test_other_networks_and_other_places_are_refused(season):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"learning_rate": 2}, {"simulated": 0}, {"held_out": 0.6}, {"seed": -1}],
+    [{"steps": 0}, {"learning_rate": 2}, {"simulated": 0}, {"groups": 0}, {"seed": -1}],
 )
 def test_options_out_of_range_of_adapt(wrong):
     with pytest.raises(ConfigError, match=f"--{next(iter(wrong)).replace('_', '-')} is"):

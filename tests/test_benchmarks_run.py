@@ -59,7 +59,7 @@ TINY = {
     # Installs everything anew.
     "wheel.py": "--help",
     "hand_drawn.py": "season.nc drawn place",
-    "adapt.py": "season.nc drawn place --steps 1 --simulated-seasons 1 --held-out 0",
+    "adapt.py": "season.nc drawn place --steps 1 --simulated-seasons 1 --groups 1",
 }
 """Options of each benchmark, which runs in the folder ``inputs``."""
 

@@ -647,7 +647,9 @@ def test_many_parcels_lie_in_several_files(season, tmp_path, monkeypatch):
     assert names == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     assert_geodataframe_equal(parts.parcels, whole.parcels)
     assert len(read_parcels(parts.out / "parcels.parquet")) == len(whole.parcels)
-    layers = [gpd.read_file(out / "parcels.gpkg") for out in (whole.out, parts.out)]
+    layers = [
+        gpd.read_file(out / "parcels.gpkg", layer="parcels") for out in (whole.out, parts.out)
+    ]
     assert_geodataframe_equal(*layers)
     assert (parts.out / "parcels.pmtiles").read_bytes()[:8] == b"PMTiles\x03"
     tiles = gpd.read_file(parts.out / "parcels.pmtiles")

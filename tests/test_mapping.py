@@ -243,7 +243,10 @@ def test_probabilities_of_a_map_are_those_of_the_network(tmp_path, weights, tta)
         scores_NT.softmax(1) if tta == 1 else scores_NT / scores_NT.sum(1, keepdim=True)
     ).numpy()
     columns = [f"probability:{PASTIS[class_id].name}" for class_id in things]
-    for table in (result.parcels, gpd.read_file(tmp_path / "map" / "parcels.gpkg")):
+    for table in (
+        result.parcels,
+        gpd.read_file(tmp_path / "map" / "parcels.gpkg", layer="parcels"),
+    ):
         assert len(table) > 2
         for _, row in table.iterrows():
             found = row[columns].to_numpy(float)

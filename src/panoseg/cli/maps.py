@@ -161,7 +161,7 @@ def map_season(
     from panoseg.maps.refine import refine_file
 
     if parcels is not None:
-        read_truth(parcels)  # a wrong file costs no map
+        read_truth(parcels)  # a file that cannot be read costs no map
     with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():
         if cube is None:
             result = map_area(
@@ -243,8 +243,9 @@ def adapt(
 ) -> None:
     """Adapt weights to a season by fields that you drew or corrected: weights for panoseg map.
 
-    Twenty fields are a good start. Draw each whole, and a few polygons where there is no field. A
-    part of the fields is held out first; the weights are written only if those are drawn better.
+    Twenty fields are a good start. Draw each whole, and a few polygons where there is no field.
+    First each half of the fields is held out once; the weights are written only if the fields are
+    drawn better by weights that learned the other half.
 
     example: panoseg adapt season.nc --fields corrected.gpkg --out my-weights
 
@@ -261,7 +262,8 @@ def adapt(
         weights: Folder or name of weights to begin with, of a network that draws fields; by
             default simulated-fields.
         options: How they are adapted.
-        reading: How the files of polygons are read.
+        reading: How the files of polygons are read; a value is that of both files, or of each as in
+            A=fields,B=gardens.
     """
     from panoseg.register.adapt import adapt_file
 
@@ -269,8 +271,15 @@ def adapt(
     for note in adapted.notes:
         print(f"note: {note}")
     if adapted.after is not None:
-        print(f"held-out fields before: {adapted.before}")
-        print(f"held-out fields after:  {adapted.after}")
+        print(f"fields that were held out, before: {adapted.before}")
+        print(f"fields that were held out, after:  {adapted.after}")
+    hand_over(
+        out=str(out),
+        fields=adapted.fields,
+        before=None if adapted.before is None else adapted.before.pq,
+        after=None if adapted.after is None else adapted.after.pq,
+        notes=list(adapted.notes),
+    )
     print(f"learned {adapted.fields} fields; map with --weights {out}")
 
 

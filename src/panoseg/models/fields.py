@@ -47,7 +47,9 @@ from panoseg.panoptic.tta import augment, chosen_augmentations, undo_augmentatio
 EXTENT, BOUNDARY, DISTANCE, RIGHT, BELOW = range(5)
 """Channels of the head's maps: logits of the probabilities that ``draw_regions`` takes."""
 UNKNOWN_CLASS = -100
-"""Class in labels of a field whose class nobody knows: it is drawn, and teaches no class."""
+"""Class in labels of a field whose class is not known: it is drawn, and teaches no class. Outside
+of fields: pixels of which nothing is known.
+"""
 _WEIGHTS = {"extent": 1.0, "boundary": 1.0, "distance": 2.0, "edge": 1.0, "class": 0.5}
 _BEYOND = 8
 """Pixels for which a field goes on beyond the rim of a patch, for its distances."""
@@ -67,20 +69,29 @@ class FieldTargets:
     maps_B5HW: Tensor
     """float32, 0..1, by channel as ``EXTENT`` and the others say."""
     pair_B2HW: Tensor
-    """bool, pairs of pixels of which at least one belongs to a field. Void is never part of it."""
+    """bool, pairs of pixels of which at least one belongs to a field. Void is another object: a
+    boundary lies between it and a field.
+    """
 
     @classmethod
-    def of(cls, instances_BHW: Tensor, void_BHW: Tensor) -> FieldTargets:
+    def of(
+        cls, instances_BHW: Tensor, void_BHW: Tensor, unknown_BHW: Tensor | None = None
+    ) -> FieldTargets:
         """Compute the targets of a batch.
 
         Args:
             instances_BHW: int, number of the field, 0 for none.
             void_BHW: bool, pixels that are not trained.
+            unknown_BHW: bool, those of them that may belong to a field beside them, such as
+                pixels without data.
         """
         instances = np.where(void_BHW.cpu().numpy(), 0, instances_BHW.cpu().numpy())
         maps_B5HW = np.stack([_target_maps(instances_HW) for instances_HW in instances])
         inside_BHW = torch.from_numpy(instances > 0)
         pair_B2HW = torch.stack([_either(inside_BHW, axis) for axis in (2, 1)], dim=1)
+        if unknown_BHW is not None:
+            unknown_BHW = unknown_BHW.cpu()
+            pair_B2HW &= ~torch.stack([_either(unknown_BHW, axis) for axis in (2, 1)], dim=1)
         device = instances_BHW.device
         return cls(~void_BHW, torch.from_numpy(maps_B5HW).to(device), pair_B2HW.to(device))
 
@@ -145,7 +156,9 @@ class Fields(Network):
         """Return the weighted sum of the losses, and each of them."""
         classes_BHW = labels_of(batch.classes_BHW)
         void_BHW = torch.isin(classes_BHW, classes_BHW.new_tensor(self.table.ids("void")))
-        targets = FieldTargets.of(labels_of(batch.instances_BHW), void_BHW)
+        instances_BHW = labels_of(batch.instances_BHW)
+        unknown_BHW = (classes_BHW == UNKNOWN_CLASS) & (instances_BHW == 0)
+        targets = FieldTargets.of(instances_BHW, void_BHW | unknown_BHW, unknown_BHW)
         logits_B5HW, scores_BKHW = self(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
         known_BHW, true_B5HW = targets.known_BHW.float(), targets.maps_B5HW
         inside_BHW = true_B5HW[:, EXTENT]

@@ -353,6 +353,20 @@ def _listed(names: list[str]) -> str:
     )
 
 
+def check_folder(folder: Path | str) -> None:
+    """Raise ``OutputError`` for a folder that holds anything but weights, which are replaced."""
+    folder = Path(folder)
+    others = (
+        [entry.name for entry in folder.iterdir() if entry.name not in (NUMBERS, CARD)]
+        if folder.is_dir()
+        else []
+    )
+    if others:
+        raise OutputError(
+            f"{folder} holds {_listed(sorted(others))}: choose a new folder, or one of weights."
+        )
+
+
 def save_weights(folder: Path | str, weights: Weights, half: bool = False) -> None:
     """Write a folder of weights, whole or not at all; weights that are there already are replaced.
 
@@ -367,15 +381,7 @@ def save_weights(folder: Path | str, weights: Weights, half: bool = False) -> No
     from safetensors.torch import save
 
     folder = Path(folder)
-    others = (
-        [entry.name for entry in folder.iterdir() if entry.name not in (NUMBERS, CARD)]
-        if folder.is_dir()
-        else []
-    )
-    if others:
-        raise OutputError(
-            f"{folder} holds {_listed(sorted(others))}: choose a new folder, or one of weights."
-        )
+    check_folder(folder)
     state = {
         name: (_halved(value) if half else value).detach().cpu().contiguous()
         for name, value in weights.state.items()

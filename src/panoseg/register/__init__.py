@@ -113,16 +113,16 @@ class AdaptOptions:
     """How weights are adapted to a season."""
 
     steps: int = 200
-    """Steps of training. Each takes a piece of the season and a simulated one, about two seconds on
-    two cores; they are made twice, because a part of the fields is held out first.
+    """Steps of a training. Each takes a piece of the season and a simulated one, about a second on
+    two cores; with two groups there are three trainings.
     """
     learning_rate: float = 0.002
     """Largest learning rate; it rises in the first tenth of the steps and falls to zero."""
     simulated: int = 40
     """Number of simulated seasons that are repeated, so that nothing is forgotten."""
-    held_out: float = 0.25
-    """Share of the fields, 0-0.5, that tell whether the weights got better; they lie together. With
-    0 nothing is held out, and the weights are written unmeasured.
+    groups: int = 2
+    """Number of groups, 1-4, of fields that lie together. Each is held out once, to tell whether
+    weights that learn the others get better. With 1 the weights are written unmeasured.
     """
     seed: int = 0
     """Seed of the order in which pieces are drawn."""
@@ -142,7 +142,7 @@ class AdaptOptions:
             ("steps", 1, 100_000),
             ("learning_rate", 1e-7, 1),
             ("simulated", 1, 10_000),
-            ("held_out", 0, 0.5),
+            ("groups", 1, 4),
             ("seed", 0, 2**31),
         ):
             value = getattr(self, name)

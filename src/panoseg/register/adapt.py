@@ -1,9 +1,9 @@
 """Adapt weights to a season by a few fields that a person drew or corrected.
 
 The network learns these fields on pieces of the season around them. What nobody labelled counts for
-nothing. Simulated seasons are repeated in turn, so that nothing is forgotten. A part of the fields,
-which lie together, is held out first: only if it is drawn better, the network learns from all
-fields and is written.
+nothing. Simulated seasons are repeated in turn, so that nothing is forgotten. First each half of
+the fields is held out once: only if the fields are drawn better by weights that learned the other
+half, the network learns from all of them and is written.
 
 Shape suffixes: T dates, C bands, H W pixels, N fields.
 """
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import panoseg
 from panoseg.classes import PASTIS as PASTIS_CLASSES
 from panoseg.cube.open import reading
 from panoseg.cube.season import Season
@@ -37,13 +38,15 @@ from panoseg.maps.read_parcels import check_place, left_out_notes, read_truth
 from panoseg.models.configs.parcels import FieldsConfig
 from panoseg.models.fields import UNKNOWN_CLASS, Fields
 from panoseg.models.model import Model
-from panoseg.models.weights import Weights, save_weights
+from panoseg.models.weights import Weights, check_folder, save_weights
 from panoseg.models.weights_list import FOR_FEWER_BANDS, PACKAGE_FOLDER
 from panoseg.progress import track
 from panoseg.register import AdaptOptions
 from panoseg.register.drawn import (
     FEWEST_PIXELS,
+    NO_DATA,
     NO_FIELD,
+    UNLABELLED,
     Labels,
     Piece,
     Quality,
@@ -76,9 +79,9 @@ class Adapted:
     fields: int
     """Fields that were learned."""
     before: Quality | None
-    """The held-out fields, by the old weights; None where nothing was held out."""
+    """The fields, drawn by the old weights; None where nothing was held out."""
     after: Quality | None
-    """The same by weights that learned the other fields."""
+    """Each group of fields, drawn by weights that learned the others."""
     notes: tuple[str, ...]
     """What to know, a sentence each."""
 
@@ -111,83 +114,104 @@ def adapt(
         CubeError: The season cannot be read.
     """
     options = options or AdaptOptions()
+    given = _weights_to_adapt(weights)
+    readings = (None, None) if vector is None else vector.of_two()
+    drawn = read_truth(fields, readings[0])
+    none = None if no_fields is None else read_truth(no_fields, readings[1])
+    choices = {name: getattr(options, name) for name in ("year", "min_clear", "max_dates", "read")}
+    cube, season, notes = open_season(cube_path, given.card, MapOptions(**choices))
+    grid = cube.odc.geobox
+    extent = gpd.GeoSeries([grid.extent.geom], crs=grid.extent.crs.to_wkt())
+    check_place(drawn, str(fields), extent, cube_path)
+    if none is not None:
+        check_place(none, str(no_fields), extent, cube_path)
+    labels = Labels(drawn, none, class_column, grid, given.card.classes)
+    with reading(cube_path):
+        pieces = read_pieces(cube, labels, given.card.bands)
+    every = frozenset[int]().union(*(piece.own for piece in pieces))
+    if len(every) < FEWEST_FIELDS:
+        raise ParcelsError(
+            f"{fields} has {len(every)} fields of at least {FEWEST_PIXELS} pixels on the season,"
+            f" and {FEWEST_FIELDS} are needed: draw more."
+        )
+    notes = (*given.notes, *notes, *left_out_notes(drawn, none), *_notes(labels, len(every)))
+    learning = _Learning(given.weights, season, labels, pieces, options)
+    before = after = None
+    if options.groups > 1:
+        before, after = learning.trial(labels.groups(every, options.groups))
+        if after.pq <= before.pq:
+            raise ParcelsError(
+                "The weights did not get better, so nothing was written. Fields that were held out"
+                f" before: {before}; after: {after}. Draw more fields, also where the map is wrong."
+            )
+    network = learning.fit(every, "learning")
+    card = replace(
+        given.card,
+        # Days of other seasons are counted as in the training.
+        model=network.tuned_config().fitted(reference_date=given.card.reference_date),
+        trained_on=f"{given.card.trained_on}; adapted by {len(every)} fields of {cube_path.name}",
+        provenance={
+            **given.card.provenance,
+            "adapted_from": given.name,
+            "fields": len(every),
+            "groups": options.groups,
+            "steps": options.steps,
+            "seed": options.seed,
+        },
+        scores={
+            f"PQ_held_out_{name}": round(100 * quality.pq, 1)
+            for name, quality in (("before", before), ("after", after))
+            if quality is not None
+        },
+        version=panoseg.__version__,
+    )
+    return Adapted(Weights(card, network.state_dict()), len(every), before, after, notes)
+
+
+def _weights_to_adapt(weights: Weights | Path | str | None) -> GivenWeights:
+    """Return weights whose network draws fields and knows void.
+
+    Raises:
+        WeightsError: They are others.
+    """
     given = GivenWeights.of(PACKAGE_FOLDER / FOR_FEWER_BANDS if weights is None else weights)
     if not isinstance(given.card.model, FieldsConfig):
         raise WeightsError(
             f"Weights of {given.card.model.title} cannot be adapted: choose weights of a network"
             " that draws fields, such as simulated-fields."
         )
-    drawn = read_truth(fields, vector)
-    none = None if no_fields is None else read_truth(no_fields, vector)
-    choices = {name: getattr(options, name) for name in ("year", "min_clear", "max_dates", "read")}
-    cube, season, notes = open_season(cube_path, given.card, MapOptions(**choices))
-    grid = cube.odc.geobox
-    extent = gpd.GeoSeries([grid.extent.geom], crs=grid.extent.crs.to_wkt())
-    check_place(drawn, str(fields), extent, cube_path)
-    labels = Labels(drawn, none, class_column, grid, given.card.classes)
-    count = len(labels.outlines_N)
-    if count < FEWEST_FIELDS:
-        raise ParcelsError(
-            f"{fields} has {count} fields on the season, and {FEWEST_FIELDS} are needed: draw more."
+    foreign = sorted(set(given.card.bands) - set(PASTIS_BANDS))
+    if foreign or given.card.classes.void is None:
+        reason = (
+            f"the bands {', '.join(foreign)} are not simulated" if foreign else "no class is void"
         )
-    notes += (*left_out_notes(drawn, none), *_notes(labels))
-    with reading(cube_path):
-        pieces = read_pieces(cube, labels, given.card.bands)
-    learning = _Learning(given.weights, season, labels, pieces, options)
-    every = frozenset(range(1, count + 1))
-    held = labels.held_out(options.held_out)
-    before = after = None
-    if held:
-        before = learning.quality(learning.start, held)
-        after = learning.quality(learning.fit(every - held, "learning, trial"), held)
-        if after.pq <= before.pq:
-            raise ParcelsError(
-                f"The weights did not get better, so nothing was written. Held-out fields before:"
-                f" {before}; after: {after}. Draw more fields, also near those of another kind."
-            )
-    network = learning.fit(every, "learning")
-    provenance = {
-        "adapted_from": given.name or FOR_FEWER_BANDS,
-        "fields": count,
-        "held_out": len(held),
-        "steps": options.steps,
-        "seed": options.seed,
-    }
-    scores = {
-        f"PQ_held_out_{name}": round(100 * quality.pq, 1)
-        for name, quality in (("before", before), ("after", after))
-        if quality is not None
-    }
-    card = replace(
-        given.card,
-        model=network.tuned_config(),
-        trained_on=f"{given.card.trained_on}; adapted by {count} fields of {cube_path.name}",
-        provenance=provenance,
-        scores=scores,
-    )
-    return Adapted(Weights(card, network.state_dict()), count, before, after, notes)
+        raise WeightsError(
+            f"These weights cannot be adapted, because {reason}: train them instead."
+        )
+    return given if weights is not None else replace(given, name=FOR_FEWER_BANDS)
 
 
 def adapt_file(out: Path, *arguments: Any, **options: Any) -> Adapted:  # noqa: ANN401
     """Adapt weights and write them to a folder; other arguments and errors as for ``adapt``."""
+    check_folder(out)
     adapted = adapt(*arguments, **options)
     save_weights(out, adapted.weights)
     return adapted
 
 
-def _notes(labels: Labels) -> list[str]:
+def _notes(labels: Labels, fields: int) -> list[str]:
     notes = []
-    if labels.left_out:
+    if labels.rows > fields:
         notes.append(
-            f"{labels.left_out} fields lie outside of the season or are smaller than"
-            f" {FEWEST_PIXELS} pixels, and were left out."
+            f"{labels.rows - fields} fields are hidden by others, smaller than {FEWEST_PIXELS}"
+            " pixels, or without data, and were left out."
         )
     if labels.unknown:
         notes.append(
             f"The weights do not know the classes {listed(labels.unknown, 10)}; the outlines of"
             " these fields were learned, and not their class."
         )
-    if not labels.none:
+    if not len(labels.bare):
         notes.append(
             'No polygon says where there is no field (class "no field", or --no-fields); with a'
             " few of them, gardens and yards are less often taken for fields."
@@ -242,19 +266,24 @@ class _Learning:
 
     def sample(self, piece: Piece, fields: frozenset[int]) -> Sample:
         """Return a piece with the labels of some fields; the others are void."""
-        void, background = void_of(self.card.classes), self.card.classes.background or 0
+        void, background = void_of(self.card.classes), self.card.classes.background
         number_HW = piece.number_HW
         field_HW = np.isin(number_HW, list(fields))
         class_HW = self.classes_N[np.maximum(number_HW, 1) - 1]
-        none_HW = number_HW == NO_FIELD
-        classes_HW = np.where(field_HW, class_HW, np.where(none_HW, background, void))
+        # Without a class of background, bare land teaches as void does: not at all.
+        bare = void if background is None else background
+        classes_HW = np.select(
+            [field_HW, number_HW == NO_FIELD, number_HW == NO_DATA],
+            [class_HW, bare, UNKNOWN_CLASS],
+            void,
+        )
         instances_HW = np.where(field_HW, number_HW, 0).astype(np.int32)
         images_TCHW = piece.images_TCHW
         missing = [max(self.crop - side, 0) for side in number_HW.shape]
         if any(missing):
             margins = ((0, missing[0]), (0, missing[1]))
             images_TCHW = np.pad(images_TCHW, ((0, 0), (0, 0), *margins), "symmetric")
-            classes_HW = np.pad(classes_HW, margins, constant_values=void)
+            classes_HW = np.pad(classes_HW, margins, constant_values=UNKNOWN_CLASS)
             instances_HW = np.pad(instances_HW, margins)
         return Sample(
             torch.from_numpy(images_TCHW),
@@ -272,9 +301,10 @@ class _Learning:
                 module.eval()  # a few pieces of one season are no good statistics
         options, optimiser = self.options, torch.optim.AdamW(network.parameters())
         rng = np.random.default_rng(options.seed)
-        own = [piece for piece in self.pieces if piece.own & fields]
-        share = np.array([len(piece.own & fields) for piece in own], np.float64)
-        with torch.random.fork_rng():
+        # Pieces of bare land, which have no fields, count as one field.
+        own = [piece for piece in self.pieces if piece.own & fields or not piece.own]
+        share = np.array([max(len(piece.own & fields), 1) for piece in own], np.float64)
+        with torch.random.fork_rng(devices=()):
             torch.manual_seed(options.seed)  # bands are dropped
             for step in track(range(options.steps), description):
                 for group in optimiser.param_groups:
@@ -305,12 +335,28 @@ class _Learning:
         images = self.card.known_normalisation()(batch.images_BTCHW, batch.valid_BT)
         return replace(batch, images_BTCHW=images)
 
-    def quality(self, network: Fields, fields: frozenset[int]) -> Quality:
-        """Return how well a network draws some fields."""
+    def trial(self, groups: Sequence[frozenset[int]]) -> tuple[Quality, Quality]:
+        """Hold each group of fields out once.
+
+        Returns:
+            How well all fields are drawn by the old weights, and by weights that learned the other
+            groups.
+        """
+        every = frozenset[int]().union(*groups)
+        before = self._matches(self.start, every)
+        after = np.zeros(4)
+        for number, held in enumerate(groups, 1):
+            network = self.fit(every - held, f"learning, trial {number} of {len(groups)}")
+            after += self._matches(network, held)
+        return quality_of(before), quality_of(after)
+
+    def _matches(self, network: Fields, fields: frozenset[int]) -> np.ndarray:
+        """Match what a network draws with some fields; bare land, which it learns, is left out."""
         total = np.zeros(4)
         for piece, maps_5HW in self._maps(network, fields):
-            total += match_fields(network.regions(maps_5HW), piece.number_HW, piece.own & fields)
-        return quality_of(total)
+            number_HW = np.where(piece.number_HW == NO_FIELD, UNLABELLED, piece.number_HW)
+            total += match_fields(network.regions(maps_5HW), number_HW, piece.own & fields)
+        return total
 
     def _choose_thresholds(self, network: Fields, fields: frozenset[int]) -> None:
         """Give a network the thresholds that draw some fields best; its own ones where equal."""

@@ -31,8 +31,9 @@ _MARGIN = 16
 """Pixels around a field in its piece, where there is room."""
 _LARGEST_BYTES = 3 * 1024**3
 FEWEST_PIXELS = 6
-UNLABELLED, NO_FIELD = -1, 0
-_NAMES_OF_NONE = ("no field", "none", "background")
+UNLABELLED, NO_FIELD, NO_DATA = -1, 0, -2
+"""Labels of pixels without a field."""
+_NAMES_OF_NONE = ("no field", "background")
 """Classes that say that there is no field."""
 
 
@@ -63,9 +64,9 @@ class Piece:
     images_TCHW: np.ndarray
     """float32, reflectance x 10 000, NaN in bands that are missing."""
     number_HW: np.ndarray
-    """int32: number of the field from 1, 0 where there is none, -1 where nobody said."""
+    """int32: number of the field from 1, or ``NO_FIELD``, ``UNLABELLED``, ``NO_DATA``."""
     own: frozenset[int]
-    """Fields that are scored in this piece."""
+    """Fields that are scored in this piece; empty in a piece of land without fields."""
 
 
 class Labels:
@@ -79,70 +80,78 @@ class Labels:
         grid: GeoBox,
         table: ClassTable,
     ) -> None:
-        outlines, names = _on_grid(fields, grid), _class_names(fields, class_column)
+        outlines, row = _on_grid(fields, grid)
+        names = _class_names(fields, class_column)
         ids = {plain_code(entry.name).casefold(): entry.id for entry in table.classes}
         things = table.ids("thing")
-        empty = np.array([name in _NAMES_OF_NONE for name in names], bool)
-        classes = [ids.get(name, UNKNOWN_CLASS) for name in names]
-        classes = [entry if entry in things else UNKNOWN_CLASS for entry in classes]
         known = {name for name in names if ids.get(name) in things} | {"", *_NAMES_OF_NONE}
         self.unknown = sorted(set(names) - known)
-        there = shapely.intersects(outlines, shapely.box(0, 0, grid.width, grid.height))
-        kept = ~empty & there & (shapely.area(outlines) >= FEWEST_PIXELS)
-        self.left_out = int((~empty & ~kept).sum())
-        order = np.argsort(-shapely.area(outlines[kept]), kind="stable")
-        self.outlines_N = outlines[kept][order]
-        self.classes_N = np.array(classes, np.int64)[kept][order]
-        self.none = [*outlines[empty & there], *([] if none is None else _on_grid(none, grid))]
+        class_of = {name: ids[name] for name in known if ids.get(name) in things}
+        empty = np.array([names[place] in _NAMES_OF_NONE for place in row], bool)
+        classes = np.array([class_of.get(names[place], UNKNOWN_CLASS) for place in row], np.int64)
+        self.rows = len({row[place] for place in np.flatnonzero(~empty)})
+        bare = outlines[empty] if none is None else [*outlines[empty], *_on_grid(none, grid)[0]]
+        order = np.argsort(-shapely.area(outlines[~empty]), kind="stable")
+        self.outlines_N = outlines[~empty][order]
+        self.classes_N = classes[~empty][order]
+        self.bare = np.array([*bare], dtype=object)
+        every = np.concatenate([self.bare, self.outlines_N])
+        # Values of the raster are labels plus one, because 0 is what no outline covers.
+        values = [
+            np.full(len(self.bare), NO_FIELD - UNLABELLED),
+            np.arange(1, len(self.outlines_N) + 1) - UNLABELLED,
+        ]
+        drawn = np.argsort(-shapely.area(every), kind="stable")
+        self._outlines, self._values = every[drawn], np.concatenate(values)[drawn]
 
     def numbers(self, window: Window) -> np.ndarray:
         """Return ``Piece.number_HW`` of a window."""
-        outlines = np.array([*self.none, *self.outlines_N], dtype=object)
-        # One more than the label, because 0 is what no outline covers.
-        values = (
-            np.concatenate(
-                [np.full(len(self.none), NO_FIELD), np.arange(1, len(self.outlines_N) + 1)]
-            )
-            - UNLABELLED
-        )
-        near = shapely.intersects(outlines, pixel_box(window))
+        near = shapely.intersects(self._outlines, pixel_box(window))
         corner = Affine.translation(window.left, window.top)
-        burned_HW = rasterise(values[near], outlines[near], (window.height, window.width), corner)
+        burned_HW = rasterise(
+            self._values[near], self._outlines[near], (window.height, window.width), corner
+        )
         return np.asarray(burned_HW + UNLABELLED, np.int32)
 
     def windows(self, grid: GeoBox) -> list[tuple[Window, frozenset[int]]]:
-        """Return windows that hold all fields, and the numbers of those that each has first."""
-        boxes_N4 = shapely.bounds(self.outlines_N)
+        """Return windows that hold all outlines, and the fields that each window has first."""
+        count = len(self.outlines_N)
+        boxes_N4 = shapely.bounds(np.concatenate([self.outlines_N, self.bare]))
         left_N, top_N, right_N, bottom_N = boxes_N4.T
         waiting = set(range(len(boxes_N4)))
         found = []
         while waiting:
-            first = min(waiting, key=lambda n: (top_N[n] // PIECE, left_N[n]))
+            # Windows of fields first; bare land that lies in none of them gets its own.
+            first = min(waiting, key=lambda n: (n >= count, top_N[n] // PIECE, left_N[n]))
             window = _window_from(boxes_N4[first], grid)
             end_row, end_column = window.top + window.height, window.left + window.width
             inside = (top_N >= window.top) & (left_N >= window.left)
             inside &= (bottom_N <= end_row) & (right_N <= end_column)
             own = waiting & {first, *np.flatnonzero(inside).tolist()}
             waiting -= own
-            found.append((window, frozenset(number + 1 for number in own)))
+            found.append((window, frozenset(number + 1 for number in own if number < count)))
         return found
 
-    def held_out(self, share: float) -> frozenset[int]:
-        """Return the numbers of a share of the fields, which lie together at one end."""
-        count = round(share * len(self.outlines_N))
-        if not count:
-            return frozenset()
-        middle_N2 = shapely.get_coordinates(shapely.centroid(self.outlines_N))
+    def groups(self, fields: frozenset[int], count: int) -> list[frozenset[int]]:
+        """Part some fields into groups of about one size, each of which lies together."""
+        numbers_N = np.array(sorted(fields))
+        middle_N2 = shapely.get_coordinates(shapely.centroid(self.outlines_N[numbers_N - 1]))
         middle_N2 = middle_N2 - middle_N2.mean(0)
         longest_2 = np.linalg.svd(middle_N2, full_matrices=False)[2][0]
         order = np.argsort(middle_N2 @ longest_2, kind="stable")
-        return frozenset((order[:count] + 1).tolist())
+        return [frozenset(part.tolist()) for part in np.array_split(numbers_N[order], count)]
 
 
-def _on_grid(parcels: gpd.GeoDataFrame, grid: GeoBox) -> np.ndarray:
-    """Return valid outlines in pixels (column, row)."""
-    moved_to_grid = moved(valid_outlines(parcels), parcels.crs.to_wkt(), crs_of(grid).to_wkt())
-    return to_pixels(moved_to_grid, grid.affine)
+def _on_grid(parcels: gpd.GeoDataFrame, grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
+    """Return the parts of outlines on a grid, in pixels (column, row), and the row of each."""
+    outlines = moved(valid_outlines(parcels), parcels.crs.to_wkt(), crs_of(grid).to_wkt())
+    outlines = shapely.intersection(
+        to_pixels(outlines, grid.affine), shapely.box(0, 0, grid.width, grid.height)
+    )
+    parts, row = shapely.get_parts(outlines, return_index=True)
+    # Where an outline touches the rim, a part of the intersection may be a line.
+    areas = shapely.area(parts) > 0
+    return parts[areas], row[areas]
 
 
 def _class_names(fields: gpd.GeoDataFrame, column: str | None) -> list[str]:
@@ -187,8 +196,10 @@ def read_pieces(cube: xr.Dataset, labels: Labels, bands: Sequence[str]) -> list[
     pieces = []
     for window, own in track(windows, "reading"):
         images_TCHW, data_HW = read_window(cube, bands, window)
-        number_HW = np.where(data_HW, labels.numbers(window), UNLABELLED)
-        pieces.append(Piece(images_TCHW, number_HW, own))
+        number_HW = np.where(data_HW, labels.numbers(window), NO_DATA)
+        numbers, areas = np.unique(number_HW, return_counts=True)
+        seen = frozenset(numbers[areas >= FEWEST_PIXELS].tolist())
+        pieces.append(Piece(images_TCHW, number_HW, own & seen))
     return pieces
 
 
@@ -202,7 +213,7 @@ def match_fields(
         inside_HW = number_HW == number
         both_R = np.bincount(region_HW[inside_HW], minlength=len(area_R))
         both_R[0] = 0
-        iou_R = both_R / (area_R + inside_HW.sum() - both_R)
+        iou_R = both_R / np.maximum(area_R + inside_HW.sum() - both_R, 1)
         if iou_R.max() > 0.5:
             matched.add(int(iou_R.argmax()))
             total[:2] += iou_R.max(), 1
