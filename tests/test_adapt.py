@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import geopandas as gpd
@@ -251,6 +252,10 @@ def test_weights_that_got_no_better_are_not_written(season, weights, monkeypatch
     command = ["map", str(path), "--weights", str(out), "--out", str(mapped)]
     assert main([*command, "--parcels", str(path.with_name("no.gpkg"))]) == 2
     assert not mapped.exists()
+    outlines_on(cube, (500, 500, 510, 510)).to_file(path.with_name("far.gpkg"))
+    assert main([*command, "--parcels", str(path.with_name("far.gpkg"))]) == 2
+    assert "map is finished in" in capsys.readouterr().err
+    shutil.rmtree(mapped)
     assert main([*command, "--parcels", str(fields)]) == 0
     assert "4 parcels, 3.2 ha, in" in capsys.readouterr().out
     given = gpd.read_parquet(mapped / "fields" / "parcels.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ _STAGES = {
 """Share of the progress bar of the stages of a map; other stages take the whole bar."""
 
 _SECONDS_BETWEEN_TEXTS = 10
+_MAKING = threading.Lock()
 _FOR_TERMINALS = ("open ", "written to ")
 """Beginnings of messages about files that may be temporary; QGIS shows the outputs itself."""
 
@@ -101,7 +103,9 @@ class Runner:
         try:
             if not self.program:
                 feedback.pushInfo("panoseg is being installed, once; this takes some minutes.")
-                self._own.make(environment, feedback.pushInfo, feedback.isCanceled)
+                with _MAKING:  # two algorithms may have been started at once
+                    if not self._own.is_ready():
+                        self._own.make(environment, feedback.pushInfo, feedback.isCanceled)
                 self.program = str(self._own.program)
             feedback.pushCommandInfo(" ".join([self.program, *words]))
             return programs.run(

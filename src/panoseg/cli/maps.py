@@ -13,7 +13,7 @@ import tyro
 from panoseg.cli.output import Output
 from panoseg.cli.terminal import hand_over
 from panoseg.cube import AreaOptions, CubeOptions, ReadOptions
-from panoseg.errors import ConfigError, CubeError, require
+from panoseg.errors import ConfigError, CubeError, PanosegError, require
 from panoseg.imagery import VectorOptions
 from panoseg.maps import MapOptions, RefineOptions, RunOptions
 from panoseg.progress import json_lines, listening
@@ -173,7 +173,13 @@ def map_season(
             )
     refined = None
     if parcels is not None:
-        refined = refine_file(out, parcels, out / "fields")
+        try:
+            refined = refine_file(out, parcels, out / "fields")
+        except PanosegError as error:
+            raise type(error)(
+                f"The map is finished in {out}, but not the given fields: {error} Then run panoseg"
+                f" refine {out} --parcels FILE --out {out / 'fields'}."
+            ) from error
     hand_over(**_map_to_json(result), out=str(out))
     if progress == "json":
         print(json_module.dumps({"step": "map", **_map_to_json(result)}), flush=True)
