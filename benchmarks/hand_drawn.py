@@ -1,4 +1,4 @@
-"""Scores maps of a real season against fields that two people drew by hand.
+"""Scores maps of a real season against fields that two readers drew by hand.
 
     python benchmarks/hand_drawn.py CUBE TRUTH PLACE [--weights WEIGHTS ..]
 

@@ -53,8 +53,9 @@ _SETTLED = """() => {
     const map = getElement(Number(element.id.slice(1)))?.map;
     return map && !map._animatingZoom && !map._flyToFrame && !map._panAnim?._inProgress;
   });
+  const failed = (tile) => tile.complete && !tile.naturalWidth;
   const drawn = [...document.querySelectorAll("img.leaflet-tile")].every(
-    (tile) => tile.classList.contains("leaflet-tile-loaded") && ["", "1"].includes(tile.style.opacity));
+    (tile) => (tile.classList.contains("leaflet-tile-loaded") || failed(tile)) && ["", "1"].includes(tile.style.opacity));
   const moves = (one) => one.playState === "running" && one.effect.getComputedTiming().endTime !== Infinity;
   return still && drawn && !document.getAnimations().some(moves);
 }"""

@@ -27,6 +27,7 @@ import torch
 
 from cubes import make_cube, write_stac, write_tif
 from mapping_weights import tiny_weights
+from panoseg.app.places import read_place
 from panoseg.app.upload_content import inspect
 from panoseg.classes import PASTIS
 from panoseg.coco.format import CocoAnnotations
@@ -394,6 +395,14 @@ READERS: dict[str, Reader] = {
     ),
     "log": Reader(_write_log, read_log, ("training/checkpoint:read_log",)),
     "scores": Reader(_write_scores, read_test_scores, ("training/splits:read_test_scores",)),
+    "coordinates": Reader(
+        _named("c.txt", "51° 3.5' N, 3° 43' 12\" E"),
+        lambda path: read_place(path.read_text(encoding="utf-8", errors="replace")),
+    ),
+    "link of a web map": Reader(
+        _named("l.txt", "https://maps.example.org/place/x/@51.05,3.72,15z?q=51.05,3.72&ll=1,2"),
+        lambda path: read_place(path.read_text(encoding="utf-8", errors="replace")),
+    ),
     "upload": Reader(
         _outlines("a.geojson"),
         inspect,

@@ -5,6 +5,7 @@ data.
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import zipfile
@@ -317,6 +318,7 @@ def test_a_line_that_does_not_cut(folder):
 def test_downloads_are_as_corrected_with_the_prediction_in_them(folder):
     result = open_result(folder)
     plain = export_parcels(folder, "gpkg")
+    (plain.parent / "left").mkdir()  # by a process that was killed
     table = gpd.read_file(plain, layer="parcels")
     assert (len(table), table["corrected"].sum()) == (4, 0)
     assert (table["predicted"] == table["class"]).all()
@@ -324,6 +326,9 @@ def test_downloads_are_as_corrected_with_the_prediction_in_them(folder):
     upper, _ = split_parcel(result, "1", across).parcels.values()
     merged = next(reversed(merge_parcels(result, upper.id, "2").parcels.values()))
     change_crop(result, merged.id, "sorghum")
+    export_parcels(folder, "areas")
+    assert plain.exists(), "it may still be sent"
+    os.utime(plain.parent, (0, 0))
     for form in ("parquet", "gpkg", "geojson", "shapefile"):
         path = export_parcels(folder, form)
         assert path.name == NAMES[form]
@@ -338,7 +343,10 @@ def test_downloads_are_as_corrected_with_the_prediction_in_them(folder):
         assert (new.corrected, new.predicted) == (True, "soft winter wheat + corn")
         assert np.isnan(new.confidence)
         assert new.area_ha == pytest.approx(8.64, abs=0.01)
-    assert not plain.exists(), "of earlier corrections"
+    assert not plain.parent.exists(), "of earlier corrections"
+    assert {path.name for path in path.parent.iterdir()} == {
+        NAMES[form] for form in ("parquet", "gpkg", "geojson", "shapefile", "areas")
+    }
     rows = export_parcels(folder, "areas").read_text().splitlines()
     assert "sorghum,1,8.64," in rows
     with pytest.raises(NotFoundError):

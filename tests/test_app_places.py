@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 from panoseg.app.egress import AllowedUrls
 from panoseg.app.geocoder import Geocoder
-from panoseg.app.places import find_towns, read_place
+from panoseg.app.pages.place import PlaceFinder
+from panoseg.app.places import UnknownNameError, find_towns, read_place
 from panoseg.app.security import Guard
 from panoseg.app.settings import AppSettings
 from panoseg.app.world import world
@@ -78,6 +81,7 @@ NOTATIONS = [
     ("31U ES 50468 55631", GHENT),
     ("31UES5046855631", GHENT),
     ("9F353P2C+2X", (51.05, 3.7224)),
+    ("VPPP+MM Gent", (50.8867, 3.7367)),
     ("3P2C+2X Gent", (51.05, 3.7224)),
     ("https://www.google.com/maps/@51.05,3.72,15z", GHENT),
     ("https://www.google.com/maps?q=51.05,3.72", GHENT),
@@ -125,6 +129,14 @@ def test_a_notation(text, expected):
         ("Xyzzyville", "No town is named"),
         ("9" * 3000, "too long"),
         ("1e999, 3", "Latitudes end at 90"),
+        ("bbox=3,51,4,52", "Write it as"),
+        ("{3,51,4,52}", "Write it as"),
+        ("3,51,4,52,", "Write it as"),
+        ("http://[x", "Write it as"),
+        ("9" * 400 + "° 3'", "Write it as"),
+        ("geo:?q=" * 280, "Write it as"),
+        ("51.05 N, -3.72 E", "contradicts its letter E"),
+        ("S +33.9 E 18.4", "contradicts its letter S"),
     ],
 )
 def test_what_is_no_place_is_refused_with_a_sentence(text, said):
@@ -158,6 +170,9 @@ def test_boxes_tiles_and_squares():
     assert tile.box[2] - tile.box[0] > 1
     assert 0.01 < square.box[2] - square.box[0] < 0.03
     assert square.box[0] < square.longitude < square.box[2]
+    for at_180 in ("01KAB", "60KZF", "01WCM"):
+        west, _, east, _ = read_place(at_180).box
+        assert -180 <= west < east < west + 10
 
 
 def test_towns_by_name():
@@ -169,6 +184,46 @@ def test_towns_by_name():
     assert find_towns("Stellenb")[0].understood == "Stellenbosch, South Africa"
     assert find_towns("  ,") == []
     assert find_towns("gent")[0].only_view
+    assert find_towns("London, UK") == find_towns("london, gb") != []
+    assert find_towns("lodz")[0].understood == "Łódź, Poland"
+    assert find_towns("Stellenb", whole=True) == []
+    assert read_place("Stellenb").understood == "Stellenbosch, South Africa"
+
+
+def test_only_names_are_for_a_server_of_names():
+    for text in ("Xyzzyville", "Stellenb"):
+        with pytest.raises(UnknownNameError):
+            read_place(text, whole=True)
+    for text in (
+        "xy",
+        "51.05; drop table",
+        "https://example.org/?q=Xyzzyville",
+        "www.a.b/?q=Xyzzy",
+    ):
+        with pytest.raises(AreaError) as caught:
+            read_place(text, whole=True)
+        assert not isinstance(caught.value, UnknownNameError)
+    known, asked = {"Stellenb": [read_place("Gent")]}, []
+    geocoder = SimpleNamespace(search=lambda _, text: asked.append(text) or known.get(text, []))
+    visit = SimpleNamespace(user="ada", service=SimpleNamespace(geocoder=geocoder))
+    finder = PlaceFinder(None, None, visit)
+    found = {text: finder._places(text)[0].understood for text in ("Gent", "Stellenb", "Stellenbo")}
+    assert [name.partition(",")[0] for name in found.values()] == ["Gent", "Gent", "Stellenbosch"]
+    assert asked == ["Stellenb", "Stellenbo"]
+    for text in ("51,05,3,72", "Xyzzyville"):
+        with pytest.raises(AreaError):
+            finder._places(text)
+    assert asked[2:] == ["Xyzzyville"]
+
+
+def test_an_answer_that_comes_late_is_not_shown():
+    finder = PlaceFinder(None, None, None)
+    finder.answer = SimpleNamespace(is_deleted=False)
+    first, second = finder._ask(), finder._ask()
+    assert finder._is_late(first)
+    assert not finder._is_late(second)
+    finder.answer.is_deleted = True
+    assert finder._is_late(second)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +244,10 @@ def test_where_a_place_is(place, said):
 class NamesServer(BaseHTTPRequestHandler):
     """A stand-in for Nominatim and Photon."""
 
-    asked: ClassVar[list[tuple[str, str]]] = []
+    asked: ClassVar[list[tuple[str, str, str]]] = []
 
     def do_GET(self) -> None:
-        self.asked.append((self.path, self.headers["user-agent"]))
+        self.asked.append((self.path, self.headers["user-agent"], self.headers["accept-language"]))
         row = {"lat": "50.9", "lon": "3.6", "display_name": "Old Mill, Belgium"}
         answer = [row, {"lat": "x"}, {"lat": "99", "lon": "3"}, 5]
         if self.path.startswith("/api"):
@@ -227,7 +282,8 @@ def test_a_server_for_names_is_asked_once_for_each(names, tmp_path, monkeypatch,
     NamesServer.asked.clear()
     [place] = geocoder.search("ada", "old  mill & co")
     assert geocoder.search("bob", "old mill & co") == [place]
-    [(path, agent)] = NamesServer.asked
+    [(path, agent, language)] = NamesServer.asked
+    assert language == "en"
     assert "q=old%20mill%20%26%20co" in path
     assert agent.startswith("panoseg/")
     assert (place.understood, place.latitude, place.longitude, place.only_view) == (
@@ -241,6 +297,12 @@ def test_a_server_for_names_is_asked_once_for_each(names, tmp_path, monkeypatch,
             geocoder.search("ada", name)
     with pytest.raises(AppError, match="private"):
         Geocoder(replace(settings, private_addresses=False)).search("ada", "mill")
+    with pytest.raises(AppError, match="does not answer"):
+        Geocoder(replace(settings, geocoder=f"{kind}=http://127.0.0.1:x")).search("ada", "mill")
+    slow = SimpleNamespace(monotonic=itertools.count(0, 30).__next__, sleep=lambda _: None)
+    monkeypatch.setattr("panoseg.app.geocoder.time", slow)
+    with pytest.raises(AppError, match="does not answer"):
+        geocoder.search("ada", "another mill")
 
 
 def test_settings_of_maps_and_names(tmp_path):
@@ -255,4 +317,4 @@ def test_settings_of_maps_and_names(tmp_path):
         assert host in guard.headers["content-security-policy"]
     assert AppSettings(background="https://a.b/{z}").background_map.url == "https://a.b/{z}"
     assert AppSettings(geocoder="nominatim").geocoder_url == "https://nominatim.openstreetmap.org"
-    assert "photon.komoot.io" in AllowedUrls(AppSettings(geocoder="photon")).patterns
+    assert "photon.komoot.io" not in AllowedUrls(AppSettings(geocoder="photon")).patterns

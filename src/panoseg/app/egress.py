@@ -60,8 +60,8 @@ class AllowedUrls:
     """The URLs that this server may request for users.
 
     Args:
-        settings: Settings with the catalogue, the geocoder, the allowed hosts, and whether private
-            addresses are allowed.
+        settings: Settings with the catalogue, the allowed hosts, and whether private addresses are
+            allowed.
     """
 
     def __init__(self, settings: AppSettings) -> None:
@@ -76,7 +76,6 @@ class AllowedUrls:
         urls += [self.settings.catalog] if "://" in self.settings.catalog else []
         return (
             *(urlsplit(url).hostname or "" for url in urls),
-            *filter(None, [urlsplit(self.settings.geocoder_url).hostname]),
             *(pattern.lower() for pattern in self.settings.allow),
         )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -28,6 +30,7 @@ NAMES: dict[Format, str] = {
     "areas": "areas.csv",
 }
 """The name of the file in each format."""
+_KEPT_S = 3600.0  # earlier states may still be sent, or be written by another process
 # Names of columns in a Shapefile have at most ten characters.
 _SHAPEFILE = {"id": "id", "class": "class", "confidence": "confidence", "area_ha": "area_ha"}
 _SHAPEFILE |= {"corrected": "corrected", "predicted": "predicted"}
@@ -49,11 +52,19 @@ def export_parcels(job: Path, form: Format) -> Path:
     path = folder / f"export-{version}" / NAMES[form]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("export-*/*"):
-            if old.parent != path.parent:
-                old.unlink(missing_ok=True)
+        for other in folder.glob("export-*"):
+            if other != path.parent and _age_s(other) > _KEPT_S:
+                shutil.rmtree(other, ignore_errors=True)
         _write(result, form, path)
     return path
+
+
+def _age_s(folder: Path) -> float:
+    """Return how long ago something was written into a folder; 0 if it is gone."""
+    try:
+        return time.time() - folder.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _write(result: ResultMap, form: Format, path: Path) -> None:
@@ -123,7 +134,7 @@ def _write_shapefile(table: gpd.GeoDataFrame, path: Path) -> None:
     columns = [name for name in _SHAPEFILE if name in table]
     plain = table[[*columns, "geometry"]].rename(columns=_SHAPEFILE)
     plain["corrected"] = plain["corrected"].astype(int)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
+    with tempfile.TemporaryDirectory(prefix="panoseg-") as scratch:
         pyogrio.write_dataframe(
             plain, Path(scratch) / "parcels.shp", driver="ESRI Shapefile", ENCODING="UTF-8"
         )

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from cachetools import LRUCache
 
@@ -39,7 +39,7 @@ class Geocoder:
         self._allowed = AllowedUrls(settings)
         self._known: LRUCache[str, list[Place]] = LRUCache(_KEPT)
         self._searches = ConcurrencyLimit("searches for names", per_user=2, total=8)
-        self._turn = threading.Lock()
+        self._turn, self._cache = threading.Lock(), threading.Lock()
         self._next = 0.0
 
     def search(self, user: str, text: str) -> list[Place]:
@@ -50,18 +50,25 @@ class Geocoder:
             AppError: The server does not answer.
         """
         name = " ".join(text.split())[:_LONGEST]
-        found: list[Place] | None = self._known.get(name)
+        found = self._answer(name)
         if found is not None:
             return found
         with self._searches.slot(user), self._turn:
-            found = self._known.get(name)
+            found = self._answer(name)
             if found is None:
                 time.sleep(max(0.0, self._next - time.monotonic()))
                 try:
                     found = [place for place in map(self._place, self._ask(name)) if place]
                 finally:
                     self._next = time.monotonic() + _PAUSE_S
-                self._known[name] = found
+                with self._cache:
+                    self._known[name] = found
+        return found
+
+    def _answer(self, name: str) -> list[Place] | None:
+        """Return the places with a name if they are known from an earlier search."""
+        with self._cache:
+            found: list[Place] | None = self._known.get(name)
         return found
 
     def _ask(self, name: str) -> list[dict[str, Any]]:
@@ -71,20 +78,23 @@ class Geocoder:
         path = "/api" if self.kind == "photon" else "/search"
         options = "" if self.kind == "photon" else "&format=jsonv2"
         url = f"{self._url}{path}?q={quote(name)}&limit={_MOST}{options}"
-        self._allowed.check(url)
-        headers = {"user-agent": f"panoseg/{panoseg.__version__}"}
+        headers = {"user-agent": f"panoseg/{panoseg.__version__}", "accept-language": "en"}
+        end = time.monotonic() + _TIMEOUT_S
         try:
+            parts = urlsplit(url)
+            # The operator gave the host, so it need not be one that users may name.
+            self._allowed.addresses(parts.hostname or "", parts.port or 443)
             with httpx.stream("GET", url, headers=headers, timeout=_TIMEOUT_S) as answer:
                 answer.raise_for_status()
                 body = b""
                 for chunk in answer.iter_bytes():
                     body += chunk
-                    if len(body) > _MAX_BYTES:
+                    if len(body) > _MAX_BYTES or time.monotonic() > end:
                         raise AppError(_FAILED)
             rows = json.loads(body)
             rows = rows["features"] if self.kind == "photon" else rows
             return [row for row in rows if isinstance(row, dict)][:_MOST]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise AppError(_FAILED) from error
 
     def _place(self, row: dict[str, Any]) -> Place | None:

@@ -23,11 +23,16 @@ _NORTHERNMOST, _SOUTHERNMOST = 84.0, -80.0  # where UTM, and so Sentinel-2's gri
 _WIDEST_DEGREES = 90.0  # of a box across 180 degrees; a wider one has its sides exchanged
 _TOWN_DEGREES = 0.15  # to each side of a town
 _MOST_TOWNS, _MOST_CHARACTERS = 6, 2000
+_NATIONS = {"uk": "gb", "usa": "us"}  # what many write for the codes
 WAYS = (
     "Write it as 51.05, 3.72 (latitude first), 51°03'N 3°43'E, west, south, east, north, UTM (31U"
     " 550000 5650000), an MGRS tile (31UES), a Plus code, a link of a web map, or the name of a"
     " town."
 )
+
+
+class UnknownNameError(AreaError):
+    """A name that no town of the map has; a server for names may know it."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,15 @@ class Place:
     """Latitude and longitude if the text has them in the other order, which it does not say."""
 
 
-def read_place(text: str) -> Place:
+def read_place(text: str, *, whole: bool = False) -> Place:
     """Understand a place.
 
     Args:
         text: Coordinates, a link of a web map, or the name of a town.
+        whole: Whether the whole name of a town is needed, not only its beginning.
 
     Raises:
+        UnknownNameError: The text is a name, and no town has it.
         AreaError: The text cannot be understood, or the place is not on the map.
 
     >>> read_place("33.9 S, 18.4 W").understood
@@ -62,10 +69,22 @@ def read_place(text: str) -> Place:
     """
     if len(text) > _MOST_CHARACTERS:
         raise AreaError("This is too long for a place. " + WAYS)
-    if "://" in text or text.lower().startswith(("geo:", "www.", "maps.")):
-        return _from_link(text.strip())
-    plain = _plain(text)
-    return _from_grid(plain) or _from_plus_code(plain) or _from_degrees(plain, text)
+    is_link = "://" in text or text.lower().startswith(("geo:", "www.", "maps."))
+    try:
+        if is_link:
+            return _from_link(text.strip())
+        plain = _plain(text)
+        place = _from_grid(plain) or _from_plus_code(plain)
+        if place is None and not any(sign.isdigit() for sign in plain):
+            return _from_name(text, whole)
+        return place or _from_degrees(plain, text)
+    except UnknownNameError as error:
+        # A link is no name, even if a part of it is one.
+        if is_link:
+            raise AreaError(str(error)) from error
+        raise
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise _not_understood(text) from error
 
 
 def _plain(text: str) -> str:
@@ -113,12 +132,7 @@ _TOKEN = re.compile(r"\s*([-+]?\d+(?:\.\d+)?|[°'\"]|[NSEWXY]|[,;/|])")
 
 
 def _from_degrees(plain: str, text: str) -> Place:
-    """Return the place of coordinates in degrees, or of a town if there are no numbers."""
-    if not any(sign.isdigit() for sign in plain):
-        towns = find_towns(text)
-        if not towns:
-            raise AreaError(f"No town is named {text.strip()[:60]!r}. {WAYS}")
-        return towns[0]
+    """Return the place of coordinates in degrees."""
     tokens = _tokens(plain, text)
     letters = [token for token in tokens if token in _AXES]
     if any(token in "NSEW" for token in letters):
@@ -243,6 +257,11 @@ def _lettered(tokens: list[str], letters: list[str], text: str) -> Place:
     values = {}
     for axis, (letter, numbers) in named.items():
         value = _degrees(numbers, text)
+        if f"{letter}{numbers[0][0]}" in ("N-", "E-", "S+", "W+"):
+            raise AreaError(
+                f"{text.strip()[:60]!r} has a sign that contradicts its letter {letter}; leave out"
+                " one of them."
+            )
         signed = letter in ("", "X", "Y")
         values[axis] = value if signed else abs(value) * (-1 if letter in "SW" else 1)
     return _at(values["Y"], values["X"])
@@ -338,7 +357,12 @@ def _from_mgrs(tile: str, digits: str) -> Place:
         for across in (0, side)
         for up in (0, side)
     ]
-    latitudes, longitudes = zip(*corners, strict=True)
+    latitudes = [latitude for latitude, _ in corners]
+    # A square at 180 degrees may have corners on both sides of it.
+    middle_E = place.longitude
+    longitudes = [(east_ - middle_E + 180) % 360 - 180 + middle_E for _, east_ in corners]
+    if min(longitudes) < -180:
+        longitudes = [longitude + 360 for longitude in longitudes]
     box = (min(longitudes), min(latitudes), max(longitudes), max(latitudes))
     return replace(place, understood=understood, box=box, only_view=half < 2)
 
@@ -407,14 +431,26 @@ def _from_link(link: str) -> Place:
 # -- towns
 
 
-def find_towns(text: str) -> list[Place]:
+def _from_name(text: str, whole: bool) -> Place:
+    towns = find_towns(text, whole=whole)
+    if towns:
+        return towns[0]
+    name = re.search(r"[^\W\d_]{3}", text)
+    raise (UnknownNameError if name else AreaError)(
+        f"No town is named {text.strip()[:60]!r}. {WAYS}"
+    )
+
+
+def find_towns(text: str, *, whole: bool = False) -> list[Place]:
     """Return the towns with a name, the largest first; those that begin with it if none has it.
 
     Args:
         text: The name, perhaps with its country behind a comma: "Gent", "Paris, US".
+        whole: Whether the whole name is needed, not only its beginning.
     """
     name, _, country = text.partition(",")
     wanted, nation = fold(name), fold(country)
+    nation = _NATIONS.get(nation, nation)
     if not wanted:
         return []
     known = world()
@@ -424,7 +460,7 @@ def find_towns(text: str) -> list[Place]:
         return not nation or nation in (known.codes[at].casefold(), full)
 
     found = [at for at, town in enumerate(known.folded) if town == wanted and matches(at)]
-    if not found and len(wanted) > 2:
+    if not found and not whole and len(wanted) > 2:
         found = [
             at for at, town in enumerate(known.folded) if town.startswith(wanted) and matches(at)
         ]

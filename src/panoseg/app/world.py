@@ -16,6 +16,9 @@ import shapely
 
 _EARTH_KM = 6371.0
 _AT_KM, _FAR_KM, _COAST_DEGREES = 2.0, 300.0, 0.05
+_PLAIN = str.maketrans(
+    {"ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "ø": "o", "þ": "th", "ð": "d"}
+)  # letters that Unicode does not take apart
 _WINDS = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
 
 
@@ -94,7 +97,9 @@ def fold(name: str) -> str:
 
     >>> fold("Saint-Étienne")
     'saint etienne'
+    >>> fold("ŁÓDŹ"), fold("Tromsø"), fold("Diyarbakır"), fold("Gießen")
+    ('lodz', 'tromso', 'diyarbakir', 'giessen')
     """
-    letters = unicodedata.normalize("NFKD", name.replace("ß", "ss").replace("ø", "o"))
-    plain = "".join(sign for sign in letters.casefold() if not unicodedata.combining(sign))
+    letters = unicodedata.normalize("NFKD", name).casefold().translate(_PLAIN)
+    plain = "".join(sign for sign in letters if not unicodedata.combining(sign))
     return re.sub(r"[\W_]+", " ", plain).strip()

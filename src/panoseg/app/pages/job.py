@@ -201,8 +201,8 @@ class JobPage:
                 ui.button("Cancel", on_click=with_error_messages(self._cancel)).props("outline")
 
     async def _cancel(self) -> None:
-        self._cancelled = True
         await in_thread(self.visit.service.cancel, self.visit.user, self.job.id)
+        self._cancelled = True
         ui.notify("The job will stop in a moment.")
         await self._refresh()
 

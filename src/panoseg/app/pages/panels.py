@@ -178,7 +178,10 @@ class CorrectionsPanel:
 
     async def _change_crop(self, parcel: str, crop: str) -> None:
         async with self.turn:
-            await self._done(await in_thread(change_crop, self.result, parcel, crop))
+            try:
+                await self._done(await in_thread(change_crop, self.result, parcel, crop))
+            finally:
+                self._show()  # the crop that the parcel has, if it could not be changed
 
     def _split(self) -> None:
         ui.notify(

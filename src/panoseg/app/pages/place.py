@@ -13,10 +13,10 @@ from nicegui.events import GenericEventArguments
 
 from panoseg.app.geocoder import ATTRIBUTION
 from panoseg.app.pages.frame import Visit, entered_text, in_thread, with_error_messages
-from panoseg.app.places import Place, find_towns, in_letters, read_place
+from panoseg.app.places import Place, UnknownNameError, find_towns, in_letters, read_place
 from panoseg.app.settings import Background
 from panoseg.app.world import world
-from panoseg.errors import AreaError
+from panoseg.errors import AppError
 
 _HALF_SIDE_KM = 1.0
 _KM_PER_DEGREE = 111.32
@@ -159,6 +159,7 @@ class PlaceFinder:
         self, map_: PlaceMap, chosen: Callable[[dict[str, Any]], Awaitable[None]], visit: Visit
     ) -> None:
         self.map, self._chosen, self.visit = map_, chosen, visit
+        self._asked = 0  # how many places were entered or chosen: a late answer is not shown
 
     def build(self) -> None:
         """Make the elements."""
@@ -170,20 +171,39 @@ class PlaceFinder:
             ui.label(ATTRIBUTION).classes("quiet")
 
     async def _entered(self, event: GenericEventArguments) -> None:
+        asked = self._ask()
         text = entered_text(event)
         self.answer.clear()
         if not text:
             return
         first, *others = await in_thread(self._places, text)
-        await self.show(first, others)
+        if not self._is_late(asked):
+            await self.show(first, others)
+
+    def _ask(self) -> int:
+        """Count another place that was entered or chosen; returns its number."""
+        self._asked += 1
+        return self._asked
+
+    def _is_late(self, asked: int) -> bool:
+        """Return whether another place was entered or chosen since, or the page has changed."""
+        return asked != self._asked or self.answer.is_deleted
 
     def _places(self, text: str) -> list[Place]:
         """Return the places that a text may mean, the likeliest first."""
         geocoder = self.visit.service.geocoder
         try:
-            place = read_place(text)
-        except AreaError:
-            found = geocoder.search(self.visit.user, text) if geocoder else []
+            place = read_place(text, whole=geocoder is not None)
+        except UnknownNameError:
+            if geocoder is None:
+                raise
+            towns = find_towns(text)
+            try:
+                found = geocoder.search(self.visit.user, text) or towns
+            except AppError:
+                if not towns:
+                    raise
+                found = towns
             if not found:
                 raise
             return found
@@ -196,7 +216,10 @@ class PlaceFinder:
             place: The place.
             others: Other places of the same name.
         """
+        asked = self._ask()
         where = await in_thread(_where, place)
+        if self._is_late(asked):
+            return
         self.answer.clear()
         with self.answer:
             ui.label(f"{place.understood}: {where}." if where else f"{place.understood}.")
@@ -234,10 +257,14 @@ class PlaceFinder:
         (south, west), (north, east) = _corners(outline)
         longitude = ((west + east) / 2 + 180) % 360 - 180
         latitude = (south + north) / 2
-        where = await in_thread(world().near, latitude, longitude)
+        place = Place(latitude, longitude, in_letters(latitude, longitude))
+        asked = self._ask()
+        where = await in_thread(_where, place)
+        if self._is_late(asked):
+            return
         self.answer.clear()
         with self.answer:
-            ui.label(f"{in_letters(latitude, longitude)}: {where}.")
+            ui.label(f"{place.understood}: {where}.")
 
 
 def _where(place: Place) -> str:
