@@ -39,6 +39,7 @@ OWN_FILES = {
     "maps/inputs:open_inputs": "NetCDF, Zarr and the like",
     "maps/inputs:open_season": "NetCDF, Zarr and the like",
     "photo/segment:_Results.open": "an output",
+    "platforms:open_for_lock": "a lock, whose content is not read",
     "register/patches:open_season": "NetCDF, Zarr and the like",
     "register/patches:read_unseen": "the dataset's own file",
     "register/parcels:read_register": "the formats of outlines",
