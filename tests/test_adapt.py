@@ -212,9 +212,12 @@ def test_each_group_is_drawn_by_weights_that_learned_the_others(season, weights,
         _Learning, "fit", lambda self, own, *rest: learned.append(own) or fit(self, own, *rest)
     )
 
-    def matches(self, network, own):
+    def matches(self, network, own, totals=None):
         matched.append((network is self.start, own))
-        return match(self, network, own) + np.array([len(matched), 1, 0, 0])  # it gets better
+        found = match(self, network, own, totals)
+        if totals is not None:
+            found[0.7, 0.2] += np.array([1, 1, 0, 0])  # so that it gets better
+        return found
 
     monkeypatch.setattr(_Learning, "_matches", matches)
     adapted = adapt(path, fields, weights, options=replace(QUICK, groups=2))
@@ -223,6 +226,8 @@ def test_each_group_is_drawn_by_weights_that_learned_the_others(season, weights,
     assert [own for _, own in matched[1:]] == [every - learned[0], every - learned[1]]
     assert learned[2] == every
     assert (adapted.before.fields, adapted.after.fields) == (4, 4)
+    config = adapted.weights.card.model
+    assert (config.extent_threshold, config.merge_threshold) == (0.7, 0.2)
 
 
 def test_weights_that_got_no_better_are_not_written(season, weights, monkeypatch, capsys):
@@ -233,7 +238,7 @@ def test_weights_that_got_no_better_are_not_written(season, weights, monkeypatch
     answers, groups = [Quality(0.5, 1, 1, 0), Quality(0.4, 1, 1, 0)], []
     monkeypatch.setattr(
         "panoseg.register.adapt._Learning.trial",
-        lambda self, given: groups.append(given) or tuple(answers),
+        lambda self, given: groups.append(given) or (*answers, (0.5, 0.3)),
     )
     command = ["adapt", str(path), "--fields", str(fields), "--out", str(out)]
     command += ["--weights", str(path.with_name("start")), "--steps", "2", "--simulated", "1"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ _WARM_UP = 0.1
 """Share of the steps in which the learning rate rises."""
 _CLIP = 5.0
 """Largest norm of a gradient."""
+
+
+Thresholds = tuple[float, float]
+"""Of the extent, and for merging."""
+_Matches = dict[Thresholds, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -136,9 +141,9 @@ def adapt(
         )
     notes = (*given.notes, *notes, *left_out_notes(drawn, none), *_notes(labels, len(every)))
     learning = _Learning(given.weights, season, labels, pieces, options)
-    before = after = None
+    before = after = thresholds = None
     if options.groups > 1:
-        before, after = learning.trial(labels.groups(every, options.groups))
+        before, after, thresholds = learning.trial(labels.groups(every, options.groups))
         if after.pq <= before.pq:
             raise ParcelsError(
                 "The weights did not get better, so nothing was written. Fields that were held out"
@@ -148,7 +153,9 @@ def adapt(
     card = replace(
         given.card,
         # Days of other seasons are counted as in the training.
-        model=network.tuned_config().fitted(reference_date=given.card.reference_date),
+        model=_with_thresholds(network, thresholds).fitted(
+            reference_date=given.card.reference_date
+        ),
         trained_on=f"{given.card.trained_on}; adapted by {len(every)} fields of {cube_path.name}",
         provenance={
             **given.card.provenance,
@@ -166,6 +173,14 @@ def adapt(
         version=panoseg.__version__,
     )
     return Adapted(Weights(card, network.state_dict()), len(every), before, after, notes)
+
+
+def _with_thresholds(network: Fields, thresholds: Thresholds | None) -> FieldsConfig:
+    """Return the options of a network, with other thresholds unless they are None."""
+    config: FieldsConfig = network.config
+    if thresholds is None:
+        return config
+    return replace(config, extent_threshold=thresholds[0], merge_threshold=thresholds[1])
 
 
 def _weights_to_adapt(weights: Weights | Path | str | None) -> GivenWeights:
@@ -294,7 +309,7 @@ class _Learning:
         )
 
     def fit(self, fields: frozenset[int], description: str) -> Fields:
-        """Learn some of the fields; return the network with the best thresholds on them."""
+        """Learn some of the fields."""
         network = copy.deepcopy(self.start).train()
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -321,7 +336,6 @@ class _Learning:
                 nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
                 optimiser.step()
         network.eval()
-        self._choose_thresholds(network, fields)
         return network
 
     @property
@@ -335,49 +349,52 @@ class _Learning:
         images = self.card.known_normalisation()(batch.images_BTCHW, batch.valid_BT)
         return replace(batch, images_BTCHW=images)
 
-    def trial(self, groups: Sequence[frozenset[int]]) -> tuple[Quality, Quality]:
+    def trial(self, groups: Sequence[frozenset[int]]) -> tuple[Quality, Quality, Thresholds]:
         """Hold each group of fields out once.
 
         Returns:
             How well all fields are drawn by the old weights, and by weights that learned the other
-            groups.
+            groups, each with the thresholds that draw them best; and the thresholds of the second.
         """
         every = frozenset[int]().union(*groups)
         before = self._matches(self.start, every)
-        after = np.zeros(4)
+        after: _Matches = {}
         for number, held in enumerate(groups, 1):
             network = self.fit(every - held, f"learning, trial {number} of {len(groups)}")
-            after += self._matches(network, held)
-        return quality_of(before), quality_of(after)
+            self._matches(network, held, after)
+        old, new = self._best(before), self._best(after)
+        return quality_of(before[old]), quality_of(after[new]), new
 
-    def _matches(self, network: Fields, fields: frozenset[int]) -> np.ndarray:
-        """Match what a network draws with some fields; bare land, which it learns, is left out."""
-        total = np.zeros(4)
-        for piece, maps_5HW in self._maps(network, fields):
-            number_HW = np.where(piece.number_HW == NO_FIELD, UNLABELLED, piece.number_HW)
-            total += match_fields(network.regions(maps_5HW), number_HW, piece.own & fields)
-        return total
+    def _matches(
+        self, network: Fields, fields: frozenset[int], totals: _Matches | None = None
+    ) -> _Matches:
+        """Match what a network draws with some fields; bare land, which it learns, is left out.
 
-    def _choose_thresholds(self, network: Fields, fields: frozenset[int]) -> None:
-        """Give a network the thresholds that draw some fields best; its own ones where equal."""
-        totals: dict[tuple[float, float], np.ndarray] = {}
-        for piece, maps_5HW in self._maps(network, fields):
-            for extent, merge, region_HW in network.regions_by_threshold(maps_5HW):
-                found = match_fields(region_HW, piece.number_HW, piece.own & fields)
-                totals[extent, merge] = totals.get((extent, merge), 0) + found
-        own = (network.config.extent_threshold, network.config.merge_threshold)
-        extent, merge = max(
-            totals, key=lambda pair: (quality_of(totals[pair]).pq, -math.dist(pair, own))
-        )
-        network.config = replace(network.config, extent_threshold=extent, merge_threshold=merge)
+        Args:
+            network: The network.
+            fields: The fields that count.
+            totals: Sums to add to.
 
-    def _maps(self, network: Fields, fields: frozenset[int]) -> Iterator[tuple[Piece, np.ndarray]]:
-        """Yield the pieces that hold some fields, and the network's maps of them."""
+        Returns:
+            The sums of ``match_fields`` for each pair of thresholds.
+        """
+        totals = {} if totals is None else totals
         for piece in self.pieces:
-            if piece.own & fields:
-                height, width = piece.number_HW.shape
-                batch = self.model.batch(piece.images_TCHW[None], self.days_T)
-                yield piece, network.probabilities(batch)[0][0][:, :height, :width]
+            if not piece.own & fields:
+                continue
+            height, width = piece.number_HW.shape
+            batch = self.model.batch(piece.images_TCHW[None], self.days_T)
+            maps_5HW = network.probabilities(batch)[0][0][:, :height, :width]
+            number_HW = np.where(piece.number_HW == NO_FIELD, UNLABELLED, piece.number_HW)
+            for extent, merge, region_HW in network.regions_by_threshold(maps_5HW):
+                found = match_fields(region_HW, number_HW, piece.own & fields)
+                totals[extent, merge] = totals.get((extent, merge), np.zeros(4)) + found
+        return totals
+
+    def _best(self, totals: _Matches) -> Thresholds:
+        """Return the best thresholds; the nearest to those of the old weights where equal."""
+        own = (self.start.config.extent_threshold, self.start.config.merge_threshold)
+        return max(totals, key=lambda pair: (quality_of(totals[pair]).pq, -math.dist(pair, own)))
 
 
 def _rate(share: float) -> float:
