@@ -25,7 +25,7 @@ from panoseg.models.model import Model
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, load_weights, save_weights
 from panoseg.register import AdaptOptions
-from panoseg.register.adapt import _Learning, adapt
+from panoseg.register.adapt import _Learning, _Trial, adapt
 from panoseg.register.drawn import (
     NO_DATA,
     Labels,
@@ -235,24 +235,25 @@ def test_weights_that_got_no_better_are_not_written(season, weights, monkeypatch
     fields, out = path.with_name("fields.gpkg"), path.with_name("weights")
     outlines_on(cube, *FOUR).to_file(fields)
     save_weights(path.with_name("start"), weights)
-    answers, groups = [Quality(0.5, 1, 1, 0), Quality(0.4, 1, 1, 0)], []
-    monkeypatch.setattr(
-        "panoseg.register.adapt._Learning.trial",
-        lambda self, given: groups.append(given) or (*answers, (0.5, 0.3)),
-    )
+    answers, groups = [_Trial(Quality(0.5, 1, 1, 0), Quality(0.5, 1, 1, 0), 0.4, 0.2, True)], []
+    monkeypatch.setattr(_Learning, "trial", lambda self, given: groups.append(given) or answers[0])
     command = ["adapt", str(path), "--fields", str(fields), "--out", str(out)]
     command += ["--weights", str(path.with_name("start")), "--steps", "2", "--simulated", "1"]
     assert main(command) == 2
     assert "did not get better, so nothing was written" in capsys.readouterr().err
     assert not out.exists()
-    answers[1] = Quality(0.6, 1, 1, 0)
+    answers[0] = replace(answers[0], after=Quality(0.6, 1, 1, 0), learned=False)
     assert main([*command, "--groups", "4"]) == 0
     printed = capsys.readouterr().out
     assert "fields that were held out, after:  PQ 60.0" in printed
     assert [[len(group) for group in given] for given in groups] == [[2, 2], [1, 1, 1, 1]]
     card = load_weights(out).card
     assert card.scores == {"PQ_held_out_before": 50.0, "PQ_held_out_after": 60.0}
-    assert card.provenance["groups"] == 4
+    assert (card.provenance["groups"], card.provenance["steps"]) == (4, 0)
+    assert (card.model.extent_threshold, card.model.merge_threshold) == (0.4, 0.2)
+    assert "the network learned nothing" in printed
+    own = load_weights(path.with_name("start")).state
+    assert all(torch.equal(own[name], value) for name, value in load_weights(out).state.items())
     mapped = path.with_name("map")
     command = ["map", str(path), "--weights", str(out), "--out", str(mapped)]
     assert main([*command, "--parcels", str(path.with_name("no.gpkg"))]) == 2

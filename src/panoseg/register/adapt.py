@@ -3,7 +3,8 @@
 The network learns these fields on pieces of the season around them. What nobody labelled counts for
 nothing. Simulated seasons are repeated in turn, so that nothing is forgotten. First each half of
 the fields is held out once: only if the fields are drawn better by weights that learned the other
-half, the network learns from all of them and is written.
+half, the network learns from all of them and is written. Where other thresholds of the old weights
+are better still, only these change.
 
 Shape suffixes: T dates, C bands, H W pixels, N fields.
 """
@@ -38,7 +39,7 @@ from panoseg.maps.read_parcels import check_place, left_out_notes, read_truth
 from panoseg.models.configs.parcels import FieldsConfig
 from panoseg.models.fields import UNKNOWN_CLASS, Fields
 from panoseg.models.model import Model
-from panoseg.models.weights import Weights, check_folder, save_weights
+from panoseg.models.weights import Weights, WeightsCard, check_folder, save_weights
 from panoseg.models.weights_list import FOR_FEWER_BANDS, PACKAGE_FOLDER
 from panoseg.progress import track
 from panoseg.register import AdaptOptions
@@ -70,9 +71,30 @@ _CLIP = 5.0
 """Largest norm of a gradient."""
 
 
-Thresholds = tuple[float, float]
-"""Of the extent, and for merging."""
-_Matches = dict[Thresholds, np.ndarray]
+_Matches = dict[tuple[float, float], np.ndarray]
+"""Sums of ``match_fields`` by thresholds: of the extent, and for merging."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What became of fields that were held out."""
+
+    before: Quality
+    """Drawn by the old weights."""
+    after: Quality
+    """Drawn in the best way that was found."""
+    extent_threshold: float
+    """That of the best way."""
+    merge_threshold: float
+    """That of the best way."""
+    learned: bool
+    """Whether weights that learned the other fields are best, or the old ones with these
+    thresholds.
+    """
+
+    def thresholds(self) -> dict[str, float]:
+        """Return the thresholds by the names of the network's options."""
+        return {name: getattr(self, name) for name in ("extent_threshold", "merge_threshold")}
 
 
 @dataclass(frozen=True)
@@ -141,46 +163,52 @@ def adapt(
         )
     notes = (*given.notes, *notes, *left_out_notes(drawn, none), *_notes(labels, len(every)))
     learning = _Learning(given.weights, season, labels, pieces, options)
-    before = after = thresholds = None
-    if options.groups > 1:
-        before, after, thresholds = learning.trial(labels.groups(every, options.groups))
-        if after.pq <= before.pq:
-            raise ParcelsError(
-                "The weights did not get better, so nothing was written. Fields that were held out"
-                f" before: {before}; after: {after}. Draw more fields, also where the map is wrong."
-            )
-    network = learning.fit(every, "learning")
-    card = replace(
-        given.card,
-        # Days of other seasons are counted as in the training.
-        model=_with_thresholds(network, thresholds).fitted(
-            reference_date=given.card.reference_date
-        ),
-        trained_on=f"{given.card.trained_on}; adapted by {len(every)} fields of {cube_path.name}",
-        provenance={
-            **given.card.provenance,
-            "adapted_from": given.name,
-            "fields": len(every),
-            "groups": options.groups,
-            "steps": options.steps,
-            "seed": options.seed,
-        },
-        scores={
-            f"PQ_held_out_{name}": round(100 * quality.pq, 1)
-            for name, quality in (("before", before), ("after", after))
-            if quality is not None
-        },
-        version=panoseg.__version__,
-    )
+    trial = learning.trial(labels.groups(every, options.groups)) if options.groups > 1 else None
+    if trial is not None and trial.after.pq <= trial.before.pq:
+        raise ParcelsError(
+            "The weights did not get better, so nothing was written. Fields that were held out"
+            f" before: {trial.before}; after: {trial.after}. Draw more fields, also where the map"
+            " is wrong."
+        )
+    learned = trial is None or trial.learned
+    network = learning.fit(every, "learning") if learned else learning.start
+    if not learned:
+        notes += ("Other thresholds alone draw your fields best; the network learned nothing.",)
+    card = _card(given, network, trial, len(every), cube_path.name, options)
+    before, after = (None, None) if trial is None else (trial.before, trial.after)
     return Adapted(Weights(card, network.state_dict()), len(every), before, after, notes)
 
 
-def _with_thresholds(network: Fields, thresholds: Thresholds | None) -> FieldsConfig:
-    """Return the options of a network, with other thresholds unless they are None."""
-    config: FieldsConfig = network.config
-    if thresholds is None:
-        return config
-    return replace(config, extent_threshold=thresholds[0], merge_threshold=thresholds[1])
+def _card(
+    given: GivenWeights,
+    network: Fields,
+    trial: _Trial | None,
+    fields: int,
+    season: str,
+    options: AdaptOptions,
+) -> WeightsCard:
+    """Return the card of adapted weights."""
+    config = network.config if trial is None else replace(network.config, **trial.thresholds())
+    provenance = {
+        "adapted_from": given.name,
+        "fields": fields,
+        "groups": options.groups,
+        "steps": options.steps if trial is None or trial.learned else 0,
+        "seed": options.seed,
+    }
+    scores = {}
+    if trial is not None:
+        scores["PQ_held_out_before"] = round(100 * trial.before.pq, 1)
+        scores["PQ_held_out_after"] = round(100 * trial.after.pq, 1)
+    return replace(
+        given.card,
+        # Days of other seasons are counted as in the training.
+        model=config.fitted(reference_date=given.card.reference_date),
+        trained_on=f"{given.card.trained_on}; adapted by {fields} fields of {season}",
+        provenance={**given.card.provenance, **provenance},
+        scores=scores,
+        version=panoseg.__version__,
+    )
 
 
 def _weights_to_adapt(weights: Weights | Path | str | None) -> GivenWeights:
@@ -251,6 +279,7 @@ class _Learning:
         self.model = Model.of(weights, device=options.device, reference_date=season.reference)
         assert isinstance(self.model.network, Fields)
         self.start = self.model.network
+        self.own = (self.start.config.extent_threshold, self.start.config.merge_threshold)
         stride = self.start.config.stride
         sides = [side for piece in pieces for side in piece.number_HW.shape]
         self.crop = max(min(_CROP, *sides) // stride, 2) * stride
@@ -349,21 +378,18 @@ class _Learning:
         images = self.card.known_normalisation()(batch.images_BTCHW, batch.valid_BT)
         return replace(batch, images_BTCHW=images)
 
-    def trial(self, groups: Sequence[frozenset[int]]) -> tuple[Quality, Quality, Thresholds]:
-        """Hold each group of fields out once.
-
-        Returns:
-            How well all fields are drawn by the old weights, and by weights that learned the other
-            groups, each with the thresholds that draw them best; and the thresholds of the second.
-        """
+    def trial(self, groups: Sequence[frozenset[int]]) -> _Trial:
+        """Hold each group of fields out once, and find what draws all of them best."""
         every = frozenset[int]().union(*groups)
-        before = self._matches(self.start, every)
+        start = self._matches(self.start, every)
         after: _Matches = {}
         for number, held in enumerate(groups, 1):
             network = self.fit(every - held, f"learning, trial {number} of {len(groups)}")
             self._matches(network, held, after)
-        old, new = self._best(before), self._best(after)
-        return quality_of(before[old]), quality_of(after[new]), new
+        best = {new: _best(totals, self.own) for new, totals in ((True, after), (False, start))}
+        found = {True: quality_of(after[best[True]]), False: quality_of(start[best[False]])}
+        learned = found[True].pq > found[False].pq
+        return _Trial(quality_of(start[self.own]), found[learned], *best[learned], learned)
 
     def _matches(
         self, network: Fields, fields: frozenset[int], totals: _Matches | None = None
@@ -386,15 +412,17 @@ class _Learning:
             batch = self.model.batch(piece.images_TCHW[None], self.days_T)
             maps_5HW = network.probabilities(batch)[0][0][:, :height, :width]
             number_HW = np.where(piece.number_HW == NO_FIELD, UNLABELLED, piece.number_HW)
-            for extent, merge, region_HW in network.regions_by_threshold(maps_5HW):
+            drawn = {(e, m): found_HW for e, m, found_HW in network.regions_by_threshold(maps_5HW)}
+            drawn[self.own] = network.regions(maps_5HW)
+            for pair, region_HW in drawn.items():
                 found = match_fields(region_HW, number_HW, piece.own & fields)
-                totals[extent, merge] = totals.get((extent, merge), np.zeros(4)) + found
+                totals[pair] = totals.get(pair, np.zeros(4)) + found
         return totals
 
-    def _best(self, totals: _Matches) -> Thresholds:
-        """Return the best thresholds; the nearest to those of the old weights where equal."""
-        own = (self.start.config.extent_threshold, self.start.config.merge_threshold)
-        return max(totals, key=lambda pair: (quality_of(totals[pair]).pq, -math.dist(pair, own)))
+
+def _best(totals: _Matches, own: tuple[float, float]) -> tuple[float, float]:
+    """Return the best thresholds; the nearest to ``own`` where several are."""
+    return max(totals, key=lambda pair: (quality_of(totals[pair]).pq, -math.dist(pair, own)))
 
 
 def _rate(share: float) -> float:
