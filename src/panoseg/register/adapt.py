@@ -69,8 +69,6 @@ _WARM_UP = 0.1
 """Share of the steps in which the learning rate rises."""
 _CLIP = 5.0
 """Largest norm of a gradient."""
-
-
 _Matches = dict[tuple[float, float], np.ndarray]
 """Sums of ``match_fields`` by thresholds: of the extent, and for merging."""
 
@@ -108,7 +106,9 @@ class Adapted:
     before: Quality | None
     """The fields, drawn by the old weights; None where nothing was held out."""
     after: Quality | None
-    """Each group of fields, drawn by weights that learned the others."""
+    """The fields, drawn in the best way that was found: each group by weights that learned the
+    others, or by the old weights with other thresholds.
+    """
     notes: tuple[str, ...]
     """What to know, a sentence each."""
 
