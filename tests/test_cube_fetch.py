@@ -494,7 +494,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 _DRIVER = """
 import json, os, signal, sys, time
 import dask.array, pystac_client, tyro, zarr  # so that the children need not
-import panoseg.cube.fetch
+import panoseg.cube.fetch, panoseg.cube.store
 from panoseg.cli import main
 from panoseg.cube.store import Journal
 from panoseg.imagery import remote
@@ -521,7 +521,7 @@ def run(arguments, moment):
             if moment and moment[0] == "seconds":
                 signal.setitimer(signal.ITIMER_REAL, moment[1])  # SIGALRM ends a process as abruptly as SIGKILL
             elif moment:
-                fatal(Journal if moment[0] == "add" else os, *moment)
+                fatal(Journal if moment[0] == "add" else panoseg.cube.store, *moment)
             code = main(arguments)
         finally:
             os._exit(code)
@@ -542,10 +542,10 @@ MOMENTS = {
     "first looks": [("add", 1, False), ("add", 2, True)],
     "choice": [("add", 4, False)],
     "windows": [("add", 5, False), ("add", 3, True)],
-    "renaming": [("rename", 2, False), ("rename", 5, True)],
+    "renaming": [("move", 2, False), ("move", 5, True)],
     "last renaming": [
-        ("rename", 24, False),
-        ("rename", 1, True),
+        ("move", 24, False),
+        ("move", 1, True),
     ],  # of 11 bands of 2 dates, and of the cube before and after
     "anywhere": [("seconds", _RANDOM.uniform(0.02, 1.2)) for _ in range(10)],
 }
