@@ -349,12 +349,13 @@ def test_a_job_that_never_was_done_has_no_result(finished):
         service.share("ada", other.id)
 
 
-def test_one_export_at_a_time_made_elsewhere(finished):
+def test_two_exports_at_a_time_made_elsewhere(finished):
     service, id = finished
     change_crop(open_result(service.folder("ada", id)), "1", "sorghum")
     with (
         service._exports.slot("ada"),
-        pytest.raises(LimitError, match="1 exports of training data in progress"),
+        service._exports.slot("ada"),
+        pytest.raises(LimitError, match="2 downloads that are being made in progress"),
     ):
         service.training_data("ada", id, TrainingOptions(size=16))
     left = service.folder("ada", id) / "corrections" / "training-left"

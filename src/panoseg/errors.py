@@ -166,6 +166,8 @@ _MODULES: dict[Extra, tuple[str, ...]] = {
         "uvicorn",
         "httpx",
         "cachetools",
+        "mgrs",
+        "openlocationcode",
     ),
     "cluster": ("distributed",),
     "tensorboard": ("tensorboard",),
