@@ -85,7 +85,7 @@ def test_every_command_says_what_it_writes():
         assert named <= set(outputs_of(function)), f"{words}: annotate out with Output"
     found = {words for words, run in commands() if Output.FOLDER in outputs_of(run).values()}
     assert found == {
-        *("demo", "simulate", "dataset", "describe", "map", "photo", "refine"),
+        *("demo", "simulate", "dataset", "describe", "map", "adapt", "photo", "refine"),
         *("weights import", "job fetch", "coco merge", "coco convert", "coco shards"),
     }
 
@@ -95,6 +95,7 @@ WRITING = [
     "simulate OUT --layout coco",
     "describe nothing --out OUT",
     "photo nothing.jpg --weights nothing --out OUT",
+    "adapt nothing --fields nothing --out OUT",
     "refine nothing --out OUT",
     "weights import nothing OUT",
     "coco merge --semantic nothing --instances nothing --out OUT",
