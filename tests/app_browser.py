@@ -21,6 +21,8 @@ from panoseg.app.settings import AppSettings
 from panoseg.files import write_json
 from waiting import QUIET_S, signs_of_jobs, wait_until
 
+PATIENT_MS = 60_000
+"""How long a test waits for a state of an element."""
 CHROMIUM = "/usr/bin/chromium"
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "out" / "screenshots"
 _CONTRAST = """() => {

@@ -23,7 +23,15 @@ from playwright.sync_api import expect
 
 import app_huge
 import app_map
-from app_browser import CHROMIUM, SCREENSHOTS, Watched, chromium, finished_job, serving
+from app_browser import (
+    CHROMIUM,
+    PATIENT_MS,
+    SCREENSHOTS,
+    Watched,
+    chromium,
+    finished_job,
+    serving,
+)
 from catalogue_server import DAYS, LAND, RUSTAC, serve
 from panoseg.app.corrections import read_corrections, undo
 from panoseg.app.pages.photo import URL
@@ -162,14 +170,14 @@ def test_the_estimate_comes_before_the_start(look):
     look.goto("/")
     look.page.wait_for_selector("text=6.6 km²")
     look.page.wait_for_selector(".clouds i")
-    assert look.page.get_by_role("button", name="Start").is_enabled()
+    expect(look.page.get_by_role("button", name="Start")).to_be_enabled(timeout=PATIENT_MS)
     look.shot("start")
     look.check()
     look.page.get_by_label("Which place").fill("3")
     look.page.wait_for_selector(".clouds i")
     look.page.get_by_role("button", name="My own images").click()
     look.page.wait_for_selector("text=Choose a file with a season")
-    assert look.page.get_by_role("button", name="Start").is_disabled()
+    expect(look.page.get_by_role("button", name="Start")).to_be_disabled(timeout=PATIENT_MS)
 
 
 def test_a_place_is_typed_or_drawn(look):
@@ -201,7 +209,9 @@ def test_a_town_is_found_and_its_middle_taken_by_keyboard(look):
     field.fill("paris")
     field.press("Enter")
     look.page.wait_for_selector("text=Paris, France.")
-    assert look.page.get_by_role("button", name="Paris, United States").is_visible()
+    expect(look.page.get_by_role("button", name="Paris, United States")).to_be_visible(
+        timeout=PATIENT_MS
+    )
     look.page.wait_for_selector(".town span:has-text('Saint-Denis')")
     look.shot("start-town")
     look.check()
@@ -248,8 +258,8 @@ def test_an_outline_is_uploaded_and_one_that_is_none_refused(look, tmp_path):
     look.page.wait_for_selector("text=/51.0050° N, 3.0100° E: .+ Belgium/")
     field.set_input_files(tmp_path / "farm.kml")  # what was chosen before it is not used
     look.page.wait_for_selector("text=Choose an area")
-    assert look.page.locator("path.leaflet-interactive").count() == 0
-    assert look.page.get_by_role("button", name="Start").is_disabled()
+    look.page.wait_for_selector("path.leaflet-interactive", state="detached")
+    expect(look.page.get_by_role("button", name="Start")).to_be_disabled(timeout=PATIENT_MS)
     assert look.wrong.pop().startswith("422")
 
 

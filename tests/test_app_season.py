@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import shapely
+from playwright.sync_api import expect
 
-from app_browser import CHROMIUM, Watched, chromium, serving
+from app_browser import CHROMIUM, PATIENT_MS, Watched, chromium, serving
 from app_clients import LocalServer
 from cubes import LEFT, TOP, make_cube
 from panoseg.app.layers import read_layers
@@ -229,10 +230,10 @@ def test_a_season_is_put_right_on_the_page(unnamed, tmp_path):
         page.locator("input[type=file]").first.set_input_files(unnamed)
         page.wait_for_selector("text=say which is which in the field Bands")
         page.wait_for_selector("text=The season cannot be mapped like this")
-        assert page.get_by_role("button", name="Start").is_disabled()
+        expect(page.get_by_role("button", name="Start")).to_be_disabled(timeout=PATIENT_MS)
         look.shot("start-season-refused")
         for label in FIELD_LABELS.values():
-            assert page.get_by_label(label, exact=True).is_visible()
+            expect(page.get_by_label(label, exact=True)).to_be_visible(timeout=PATIENT_MS)
         page.get_by_label("Coordinate system", exact=True).fill("moon")
         page.get_by_role("button", name="Check again").click()
         page.wait_for_selector("text=Write the coordinate system as its number")
@@ -241,10 +242,10 @@ def test_a_season_is_put_right_on_the_page(unnamed, tmp_path):
         page.wait_for_selector("text=the fields have changed")
         page.get_by_role("button", name="Check again").click()
         page.wait_for_selector("text=/B02.=.layer0/")
-        assert not page.get_by_label("Bands", exact=True).is_visible()
+        expect(page.get_by_label("Bands", exact=True)).to_be_hidden(timeout=PATIENT_MS)
         page.get_by_role("button", name="Close").click()
         page.wait_for_selector("text=0.1 km²")
-        assert page.get_by_role("button", name="Start").is_enabled()
+        expect(page.get_by_role("button", name="Start")).to_be_enabled(timeout=PATIENT_MS)
         page.get_by_text("Dates, 6 of 6 used").click()
         page.wait_for_selector("text=2019-09-10 used")
         look.shot("start-season")
