@@ -124,12 +124,11 @@ def main() -> None:
                 flush=True,
             )
             if arguments.simulated:
-                command = ["test", "--data", str(arguments.simulated), "--fold", "1"]
-                for weights in (start, own):
-                    subprocess.run(
-                        [*PANOSEG, *command, "--weights", str(weights)],
-                        check=True,
-                    )
+                for place, weights in enumerate((start, own)):
+                    out = str(folder / f"test-{name}-{place}")
+                    command = ["test", "--data", str(arguments.simulated), "--fold", "1"]
+                    command += ["--weights", str(weights), "--out", out]
+                    subprocess.run([*PANOSEG, *command], check=True)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ TINY = {
     # Installs everything anew.
     "wheel.py": "--help",
     "hand_drawn.py": "season.nc drawn place",
-    "adapt.py": "season.nc drawn place --steps 1 --simulated-seasons 1 --groups 1",
+    "adapt.py": "season.nc drawn place --steps 1 --simulated-seasons 1 --groups 1 --simulated patches",
 }
 """Options of each benchmark, which runs in the folder ``inputs``."""
 
@@ -101,8 +101,8 @@ def test_all_names_benchmarks_that_exist(monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_a_benchmark_runs(name, inputs):
-    if name == "calibration.py":
-        write_pastis(inputs / "patches", 1, (32, 32), options=SimulationOptions(dates=(2, 3)))
+    if name in ("adapt.py", "calibration.py"):
+        write_pastis(inputs / "patches", 5, (32, 32), options=SimulationOptions(dates=(2, 3)))
     done = subprocess.run(
         [sys.executable, FOLDER / name, *shlex.split(TINY[name])],
         cwd=inputs,
